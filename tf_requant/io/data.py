@@ -1,0 +1,424 @@
+"""Calibration and evaluation data: images, arrays, TFRecord, tf.data -> samples for a model's inputs.
+
+What a pixel means: pixel p is the source's input code p where that input is uint8, p - 128 where it is
+int8, so the real value is `s_src * (code - z_src)`; a float input takes `(p - mean) / std`. A uint8 array
+holds pixels, an array in the input's own dtype holds its codes, a float array holds real values.
+"""
+
+import hashlib
+import io
+import os
+import re
+import struct
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tf_requant.errors import CalibrationError
+from tf_requant.numerics.rounding import Rounding, round_real
+
+_Arrays = dict[str, NDArray[Any]]
+_Stats = tuple[float, float]
+_Loaded = tuple[int, NDArray[Any] | None, Callable[[], Iterator[_Arrays]]]
+_DEFAULT_STATS = (127.5, 127.5)
+_IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp"}
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """A model's input: real = scale * (code - zero_point); scale 0.0 means not quantized. Axis 0 is the batch."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    scale: float = 0.0
+    zero_point: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """Data for a model's inputs, decoded when asked for.
+
+    Attributes:
+        inputs: the source model's inputs.
+        count: the number of samples.
+        labels: one a sample, or None.
+        input_stats: mean and standard deviation that turn a pixel into a float input's value.
+        read: starts over and yields `{input name: sample without batch axis}`; uint8 pixels or the input's dtype.
+        zero_filled: inputs that the data does not provide, held at real zero (the state of a recurrent model).
+
+    """
+
+    inputs: tuple[InputSpec, ...]
+    count: int
+    labels: NDArray[Any] | None
+    input_stats: _Stats
+    read: Callable[[], Iterator[_Arrays]]
+    zero_filled: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return self.count
+
+    def batches(self, size: int) -> Iterator[_Arrays]:
+        """Yield `{input name: [size or fewer, ...]}` of uint8 pixels, or of values in the input's own dtype."""
+        stream, seen = self.read(), 0
+        zeros = {spec.name: np.full(spec.shape[1:], spec.zero_point, spec.dtype) for spec in self.inputs}
+        while chunk := [zeros | sample for sample in islice(stream, size)]:
+            seen += len(chunk)
+            yield {spec.name: np.stack([sample[spec.name] for sample in chunk]) for spec in self.inputs}
+        if seen != self.count:
+            raise CalibrationError(
+                f"the data gave {self.count} samples at first and {seen} when read again: "
+                "give a callable or a dataset that starts over each time"
+            )
+
+    def codes(self, size: int) -> Iterator[_Arrays]:
+        """Yield `{input name: [size or fewer, ...]}` of the source's input codes (reals for a float input)."""
+        types = {spec.name: spec.dtype for spec in self.inputs}
+        for batch in self.batches(size):
+            yield {name: source_codes(value, types[name], self.input_stats) for name, value in batch.items()}
+
+    def digest(self) -> set[str]:
+        """Hash every sample's codes with SHA-256, so that two sets of samples can be proved disjoint."""
+        return {
+            hashlib.sha256(b"".join(batch[spec.name].tobytes() for spec in self.inputs)).hexdigest()
+            for batch in self.codes(1)
+        }
+
+
+def source_codes(pixels: NDArray[Any], dtype: str, input_stats: _Stats = _DEFAULT_STATS) -> NDArray[Any]:
+    """Turn uint8 pixels into input codes: p (uint8), p - 128 (int8), (p - mean) / std (float32).
+
+    An array that is in the input's own dtype holds codes already and is returned as it is.
+
+    Raises:
+        CalibrationError: a pixel means nothing to such an input (int16, for example).
+
+    >>> source_codes(np.array([0, 128, 255], np.uint8), "int8").tolist()
+    [-128, 0, 127]
+
+    """
+    if pixels.dtype.name == dtype:
+        return pixels
+    if pixels.dtype == np.uint8 and dtype == "int8":
+        return (pixels.astype(np.int16) - 128).astype(np.int8)
+    if pixels.dtype == np.uint8 and dtype == "float32":
+        mean, std = input_stats
+        return ((pixels.astype(np.float64) - mean) / std).astype(np.float32)
+    raise CalibrationError(f"{pixels.dtype} values mean nothing to an input of type {dtype}: give its {dtype} codes")
+
+
+def feed(
+    values: NDArray[Any], source: InputSpec, candidate: InputSpec, input_stats: _Stats = _DEFAULT_STATS
+) -> NDArray[Any]:
+    """Give the candidate the same real value: clamp(round_half_away(s_src * (code - z_src) / s_cand) + z_cand).
+
+    Args:
+        values: pixels, or the source's input codes.
+        source: the source model's input.
+        candidate: the candidate's; a float one gets the real value, one of equal scale an exact shift.
+        input_stats: for pixels into a float source.
+
+    """
+    codes = source_codes(values, source.dtype, input_stats)
+    if (source.dtype, source.scale, source.zero_point) == (candidate.dtype, candidate.scale, candidate.zero_point):
+        return codes
+    floating = [np.dtype(spec.dtype).kind == "f" for spec in (source, candidate)]
+    if any(not spec.scale and not is_float for spec, is_float in zip((source, candidate), floating, strict=True)):
+        raise CalibrationError(
+            f"input '{source.name}' ({source.dtype}) has no real value in '{candidate.name}' ({candidate.dtype}): "
+            "one of them is an integer without a scale"
+        )
+    if source.scale and source.scale == candidate.scale:
+        return _saturate(codes.astype(np.int64) - source.zero_point, candidate)
+    real = codes.astype(np.float64)
+    if source.scale:
+        real = source.scale * (real - source.zero_point)
+    return real.astype(candidate.dtype) if floating[1] else _quantize(real, candidate)
+
+
+def _quantize(real: NDArray[np.float64], spec: InputSpec) -> NDArray[Any]:
+    return _saturate(round_real(real / spec.scale, Rounding.HALF_AWAY), spec)
+
+
+def _saturate(steps: NDArray[Any], spec: InputSpec) -> NDArray[Any]:
+    limits = np.iinfo(spec.dtype)
+    return np.clip(steps + spec.zero_point, limits.min, limits.max).astype(spec.dtype)
+
+
+def load_samples(source: Any, inputs: Sequence[InputSpec], input_stats: _Stats = _DEFAULT_STATS) -> Samples:
+    """Open data for a model's inputs; images are decoded only when they are read.
+
+    Args:
+        source: a folder of images, `.npy`, `.npz`, TFRecord, an array, a dict of arrays, a tf.data.Dataset or a
+            representative_dataset callable. Images alone leave a model's other inputs at real zero.
+        inputs: the source model's inputs.
+        input_stats: mean and standard deviation for a float input.
+
+    Raises:
+        CalibrationError: the data cannot be read or does not fit the inputs.
+
+    """
+    inputs = tuple(inputs)
+    if isinstance(source, str | os.PathLike):
+        count, labels, read = _open_path(Path(source), inputs)
+    elif isinstance(source, Mapping):
+        count, labels, read = _from_arrays({str(name): source[name] for name in source}, inputs, "the data")
+    elif hasattr(source, "__array__"):
+        count, labels, read = _from_arrays({"images": source}, inputs, "the data")
+    else:
+        count, labels, read = _from_stream(source, inputs)
+    if count == 0:
+        raise CalibrationError(f"{source if isinstance(source, str | os.PathLike) else 'the data'} holds no sample")
+    provided = next(read())
+    missing = tuple(spec.name for spec in inputs if spec.name not in provided)
+    return Samples(inputs, count, labels, input_stats, read, missing)
+
+
+def _open_path(path: Path, inputs: tuple[InputSpec, ...]) -> _Loaded:
+    if not path.exists():
+        raise CalibrationError(f"there is no data at {path}")
+    if path.is_dir():
+        return _from_folder(path, inputs)
+    if path.suffix not in (".npy", ".npz"):
+        return _from_records(path, inputs)
+    try:
+        loaded = np.load(path, mmap_mode="r" if path.suffix == ".npy" else None, allow_pickle=False)
+        arrays = {name: loaded[name] for name in loaded.files} if path.suffix == ".npz" else {"images": loaded}
+    except Exception as error:  # zip, zlib, struct and numpy each have errors of their own
+        raise CalibrationError(f"{path} cannot be read as a {path.suffix} file: {error}") from error
+    return _from_arrays(arrays, inputs, str(path))
+
+
+def _from_folder(path: Path, inputs: tuple[InputSpec, ...]) -> _Loaded:
+    files = sorted((file for file in path.iterdir() if file.suffix.lower() in _IMAGE_SUFFIXES), key=lambda f: f.name)
+    found = [re.match(r"(\d+)_", file.name) for file in files]
+    labels = np.array([int(match[1]) for match in found if match])
+    spec = _image_input(inputs, str(path))
+    return (
+        len(files),
+        labels if len(labels) == len(files) else None,
+        lambda: ({spec.name: _decode(file.read_bytes(), spec, str(file))} for file in files),
+    )
+
+
+def _image_input(inputs: tuple[InputSpec, ...], where: str) -> InputSpec:
+    fitting = [spec for spec in inputs if len(spec.shape) == 4 and spec.shape[3] in (1, 3)]
+    fitting = fitting or [spec for spec in inputs if len(spec.shape) == 3]
+    if len(fitting) != 1:
+        shapes = ", ".join(f"'{spec.name}' {list(spec.shape)}" for spec in inputs)
+        raise CalibrationError(f"{where} holds images, but which input takes one is not clear: {shapes}")
+    return fitting[0]
+
+
+def _decode(data: bytes, spec: InputSpec, where: str) -> NDArray[np.uint8]:
+    from PIL import Image
+
+    height, width, *channels = spec.shape[1:]
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            pixels = image.convert("RGB" if channels == [3] else "L")
+            if pixels.size != (width, height):
+                pixels = pixels.resize((width, height), Image.Resampling.BILINEAR)
+    except Exception as error:  # each of Pillow's decoders has errors of its own
+        raise CalibrationError(f"{where} cannot be decoded as an image: {error}") from error
+    return np.array(pixels, np.uint8).reshape(spec.shape[1:])
+
+
+def _from_arrays(arrays: _Arrays, inputs: tuple[InputSpec, ...], where: str) -> _Loaded:
+    names = {spec.name for spec in inputs}
+    labels = None if "labels" in names else arrays.pop("labels", None)
+    if len(inputs) == len(arrays) == 1:
+        arrays = {inputs[0].name: next(iter(arrays.values()))}
+    elif "images" in arrays and "images" not in names:
+        arrays[_image_input(inputs, where).name] = arrays.pop("images")
+    elif set(arrays) != names:
+        raise CalibrationError(f"{where} holds arrays {sorted(arrays)}, the model's inputs are {sorted(names)}")
+    if set(arrays) - names:
+        raise CalibrationError(f"{where} holds arrays for no input: {sorted(set(arrays) - names)}")
+    given = [(spec, _fit(arrays[spec.name], spec, where)) for spec in inputs if spec.name in arrays]
+    counts = {len(array) for _, array in given} | ({len(labels)} if labels is not None else set())
+    if len(counts) != 1:
+        raise CalibrationError(f"{where} holds arrays of different lengths {sorted(counts)}, labels included")
+    count = counts.pop()
+    return (
+        count,
+        None if labels is None else np.asarray(labels),
+        lambda: ({spec.name: _values(array[i], spec, where) for spec, array in given} for i in range(count)),
+    )
+
+
+def _fit(value: Any, spec: InputSpec, where: str) -> NDArray[Any]:
+    """View the value as `[samples, ...]` of a dtype that the input understands."""
+    array: NDArray[Any] = np.asanyarray(value)  # keeps a memory map
+    array = array[None] if array.shape == spec.shape[1:] else array
+    pixels = array.dtype == np.uint8 and spec.dtype in ("int8", "float32")
+    reals = array.dtype.kind == "f" and (spec.scale or spec.dtype == "float32")
+    if array.shape[1:] != spec.shape[1:] or not array.ndim or not (array.dtype.name == spec.dtype or pixels or reals):
+        raise CalibrationError(
+            f"{where}: input '{spec.name}' takes {spec.dtype} codes, uint8 pixels (uint8, int8 and float32 inputs) or "
+            f"real values of shape {['samples', *spec.shape[1:]]}, got {array.dtype} {list(array.shape)}"
+        )
+    return array
+
+
+def _values(value: NDArray[Any], spec: InputSpec, where: str) -> NDArray[Any]:
+    """Keep pixels and codes; quantize real values with the input's own parameters."""
+    if value.dtype.kind != "f":
+        return np.asarray(value)
+    if spec.dtype == "float32":
+        return np.asarray(value, np.float32)
+    limits = np.iinfo(spec.dtype)
+    low, high = (spec.scale * (limit - spec.zero_point) for limit in (limits.min, limits.max))
+    if not (np.min(value) >= 2 * low - high and np.max(value) <= 2 * high - low):
+        raise CalibrationError(
+            f"{where}: real values {np.min(value):g} to {np.max(value):g} lie far outside what input '{spec.name}' "
+            f"can hold, {low:g} to {high:g}: give pixels as uint8, codes as {spec.dtype}, or real values"
+        )
+    return _quantize(value.astype(np.float64), spec)
+
+
+def _from_stream(source: Any, inputs: tuple[InputSpec, ...]) -> _Loaded:
+    """Read a tf.data.Dataset, a representative_dataset callable or any iterable that starts over; never all at once."""
+    source = getattr(source, "input_gen", source)  # a tf.lite.RepresentativeDataset holds the callable there
+    if not callable(source) and (not hasattr(source, "__iter__") or iter(source) is source):
+        raise CalibrationError(
+            f"{type(source).__name__} cannot be read twice: give a path, an array, a dict of arrays, "
+            "a dataset or a callable that returns a new iterator each time"
+        )
+    if hasattr(source, "cardinality") and int(source.cardinality()) == -1:
+        raise CalibrationError("the dataset is infinite: add take(count)")
+
+    def elements() -> Iterator[tuple[_Arrays, Any]]:
+        for element in source() if callable(source) else source:
+            values, label = _split(element, inputs)
+            yield (
+                {spec.name: _fit(value, spec, "the dataset") for spec, value in zip(inputs, values, strict=True)},
+                label,
+            )
+
+    def read() -> Iterator[_Arrays]:
+        for arrays, _ in elements():
+            for i in range(len(arrays[inputs[0].name])):
+                yield {spec.name: _values(arrays[spec.name][i], spec, "the dataset") for spec in inputs}
+
+    count, labels = 0, []
+    for arrays, label in elements():
+        size = len(arrays[inputs[0].name])
+        count += size
+        rows = np.asarray(label)
+        labels += list(rows) if rows.ndim and len(rows) == size else [rows]
+    usable = len(labels) == count and all(row.dtype.kind in "iuf" and row.shape == labels[0].shape for row in labels)
+    return count, np.stack(labels) if usable and count else None, read
+
+
+def _split(element: Any, inputs: tuple[InputSpec, ...]) -> tuple[list[Any], Any]:
+    """Part a step's `x`, `(x, label)`, `[x1, x2]`, `(x1, x2, label)`, `{name: x}` or `({name: x}, label)`."""
+    names = [spec.name for spec in inputs]
+    if isinstance(element, Mapping):
+        if not set(names) <= set(element):
+            raise CalibrationError(f"the dataset holds {sorted(element)}, the model's inputs are {sorted(names)}")
+        return [element[name] for name in names], element.get("labels")
+    if not isinstance(element, tuple | list):
+        element = [element]
+    if len(element) == 2 and isinstance(element[0], Mapping | tuple | list):
+        return _split(element[0], inputs)[0], element[1]
+    if len(element) not in (len(names), len(names) + 1):
+        raise CalibrationError(f"the dataset gives {len(element)} values a step, the model has {len(names)} inputs")
+    return list(element[: len(names)]), element[len(names)] if len(element) > len(names) else None
+
+
+def _from_records(path: Path, inputs: tuple[InputSpec, ...]) -> _Loaded:
+    """Index a TFRecord file of tf.train.Example; the images stay in the file until they are read."""
+    spec = _image_input(inputs, str(path))
+    spans = list(_record_spans(path))
+
+    def examples() -> Iterator[tuple[bytes, int | None]]:
+        with path.open("rb") as file:
+            for number, (offset, length) in enumerate(spans):
+                file.seek(offset)
+                yield _parse_example(file.read(length), f"{path} record {number}")
+
+    def read() -> Iterator[_Arrays]:
+        for number, (image, _) in enumerate(examples()):
+            yield {spec.name: _decode(image, spec, f"{path} record {number}")}
+
+    labels = [label for _, label in examples()]
+    return len(spans), None if None in labels else np.array(labels), read
+
+
+def _record_spans(path: Path) -> Iterator[tuple[int, int]]:
+    """Yield each record's (offset, length): uint64 length, masked CRC of it, the data, masked CRC of the data."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        while (offset := file.tell()) < size:
+            header = file.read(12)
+            length, checksum = struct.unpack("<QI", header) if len(header) == 12 else (0, -1)
+            if checksum != _masked_crc32c(header[:8]) or offset + 16 + length > size:
+                raise CalibrationError(
+                    f"{path} is no uncompressed TFRecord file, or is damaged: byte {offset} starts no whole record "
+                    "(data is a folder of images, .npy, .npz or TFRecord)"
+                )
+            yield offset + 12, length
+            file.seek(offset + 16 + length)
+
+
+def _masked_crc32c(data: bytes) -> int:
+    """Checksum as tensorflow/core/lib/hash/crc32c.h masks it: CRC-32C, rotated right by 15, plus 0xa282ead8."""
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc ^= byte
+        for _ in range(8):
+            crc = (crc >> 1) ^ (0x82F63B78 if crc & 1 else 0)
+    crc ^= 0xFFFFFFFF
+    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+def _parse_example(data: bytes, where: str) -> tuple[bytes, int | None]:
+    """Read `image/encoded` and `image/class/label` off a serialized tf.train.Example."""
+    values: dict[bytes, Any] = {}
+    try:
+        for features in (value for number, value in _fields(data) if number == 1):
+            for entry in (value for number, value in _fields(features) if number == 1):
+                pair = dict(_fields(entry))
+                for _, several in _fields(pair.get(2, b"")):  # BytesList, FloatList or Int64List
+                    values[pair[1]] = next((value for _, value in _fields(several)), None)
+        label = values.get(b"image/class/label")
+        label = _varint(label, 0)[0] if isinstance(label, bytes) else label  # a packed list arrives as bytes
+    except (IndexError, KeyError, TypeError, ValueError) as error:
+        raise CalibrationError(f"{where} is no tf.train.Example") from error
+    if not isinstance(values.get(b"image/encoded"), bytes):
+        raise CalibrationError(f"{where} has no image/encoded, it has {sorted(map(bytes.decode, values))}")
+    return values[b"image/encoded"], label
+
+
+def _fields(message: bytes) -> Iterator[tuple[int, Any]]:
+    """Yield (field number, int or bytes) of a serialized protobuf message."""
+    position = 0
+    while position < len(message):
+        key, position = _varint(message, position)
+        value: Any
+        if key & 7 == 0:
+            value, position = _varint(message, position)
+        else:
+            length, position = _varint(message, position) if key & 7 == 2 else ({1: 8, 5: 4}[key & 7], position)
+            value = message[position : position + length]
+            position += length
+            if position > len(message):
+                raise ValueError("a field is longer than its message")
+        yield key >> 3, value
+
+
+def _varint(message: bytes, position: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        byte = message[position]
+        value |= (byte & 127) << shift
+        position, shift = position + 1, shift + 7
+        if byte < 128:
+            return value - (1 << 64) if value >> 63 else value, position

@@ -1,0 +1,1 @@
+"""A quantized graph, and nothing about how it is stored."""

@@ -1,0 +1,1 @@
+"""Integer and affine arithmetic on numpy arrays: the leaf layer, without I/O."""

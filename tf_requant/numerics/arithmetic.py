@@ -1,0 +1,150 @@
+"""A device's integer arithmetic as data: requantizer stages, accumulator, ADD, pooling and lookup styles.
+
+Names and values are those of a target file's sections; the defaults are what most of TFLite's 8-bit
+reference kernels do. This file only describes; the simulator runs what it describes.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from tf_requant.numerics.rounding import Rounding
+
+Kind = Literal["multiplier_shift", "shift", "float32", "float64"]
+Overflow = Literal["wrap", "saturate", "error"]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One rounding right shift of a requantization.
+
+    Attributes:
+        drop: how many bits it drops, or "rest": all that the stages before it left.
+        rounding: how it rounds.
+    """
+
+    drop: int | Literal["rest"]
+    rounding: Rounding
+
+
+DOUBLE_ROUNDING = (Stage(31, Rounding.HALF_UP), Stage("rest", Rounding.HALF_AWAY))
+"""gemmlowp's two roundings, which the TFLite reference kernels keep."""
+
+
+@dataclass(frozen=True)
+class Requantizer:
+    """How an accumulator becomes an output code: y = round(acc * M) + zero_point, M = s_in * s_w / s_out.
+
+    Attributes:
+        kind: `multiplier_shift`: M = multiplier * 2^-(multiplier_bits + shift); `shift`: M = 2^-shift;
+            `float32`, `float64`: acc * M in that type, rounded by the last stage.
+        multiplier_bits: fraction bits n of the multiplier, so that Q0.31 is 31; 0 unless `multiplier_shift`.
+        shift_range: the lowest and the highest shift, both allowed; right if > 0, left if < 0. TFLite's
+            encoded exponent s (left if > 0) is -shift.
+        stages: the roundings, in order; the last one drops "rest".
+        scale_product: the type in which s_in * s_w is rounded before it is divided by s_out.
+    """
+
+    kind: Kind = "multiplier_shift"
+    multiplier_bits: int = 31
+    shift_range: tuple[int, int] = (-30, 31)
+    stages: tuple[Stage, ...] = DOUBLE_ROUNDING
+    scale_product: Literal["float32", "float64"] = "float64"
+
+
+@dataclass(frozen=True)
+class Accumulator:
+    """The register that sums products and bias.
+
+    Attributes:
+        bits: its width, sign included.
+        overflow: what happens beyond it.
+        when: where overflow is looked at: once on the sum plus bias, or after each product.
+    """
+
+    bits: int = 32
+    overflow: Overflow = "wrap"
+    when: Literal["after_bias", "each_step"] = "after_bias"
+
+
+@dataclass(frozen=True)
+class AddStyle:
+    """How ADD and SUB bring their inputs to one scale.
+
+    Attributes:
+        style: `tflite`: both inputs shifted left by left_shift, rescaled to twice the larger scale, added,
+            rescaled to the output, each time by the requantizer's multiplier and stages; `shift_align`: both
+            shifted left to the finer of their power-of-two scales, added, one rounding shift.
+        left_shift: headroom bits of `tflite` (20 for 8-bit codes, 15 for 16-bit ones); `shift_align` has none.
+        intermediate_bits: width of the aligned inputs and of their sum.
+        rounding: of the one shift of `shift_align`; None for `tflite`, which rounds as the requantizer does.
+    """
+
+    style: Literal["tflite", "shift_align"] = "tflite"
+    left_shift: int = 20
+    intermediate_bits: int = 32
+    rounding: Rounding | None = None
+
+
+@dataclass(frozen=True)
+class AveragePoolStyle:
+    """How AVERAGE_POOL_2D divides the sum of the n taps inside the image.
+
+    Attributes:
+        style: `divide`: sum / n, rounded once (MEAN then rescales as TFLite does); `multiply_shift`:
+            sum * round(2^multiplier_bits / n), then one shift by multiplier_bits, and MEAN likewise.
+        multiplier_bits: fraction bits of 1 / n for `multiply_shift`; 0 for `divide`.
+        rounding: of the division or of the shift.
+    """
+
+    style: Literal["divide", "multiply_shift"] = "divide"
+    multiplier_bits: int = 0
+    rounding: Rounding = Rounding.HALF_AWAY
+
+
+@dataclass(frozen=True)
+class Lookup:
+    """The table unit that runs nonlinear functions.
+
+    Attributes:
+        ops: the ops that run as a table of output codes.
+        entries: table length.
+        interpolation: between neighbouring entries.
+        rounding: of the table's entries.
+        precision: the type in which the function is evaluated to fill the table.
+    """
+
+    ops: tuple[str, ...] = ()
+    entries: int = 256
+    interpolation: Literal["none", "linear"] = "none"
+    rounding: Rounding = Rounding.HALF_EVEN
+    precision: Literal["float32", "float64"] = "float64"
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """Everything that decides the bits of a fixed-point run.
+
+    Attributes:
+        name: what reports call it.
+        accumulator: the summing register.
+        requantizer: the rescale of every op that has none of its own below.
+        requantizer_by_op: the ops whose kernels rescale otherwise.
+        add: ADD and SUB.
+        average_pool: AVERAGE_POOL_2D (and MEAN).
+        lookup: the table unit.
+        pad: what the taps outside the image hold: the input's zero point, or code 0.
+    """
+
+    name: str
+    accumulator: Accumulator = Accumulator()
+    requantizer: Requantizer = Requantizer()
+    requantizer_by_op: Mapping[str, Requantizer] = field(default_factory=dict, hash=False)
+    add: AddStyle = AddStyle()
+    average_pool: AveragePoolStyle = AveragePoolStyle()
+    lookup: Lookup = Lookup()
+    pad: Literal["zero_point", "zero"] = "zero_point"
+
+    def requantizer_of(self, op: str) -> Requantizer:
+        """The requantizer that an op uses, by its TFLite name."""
+        return self.requantizer_by_op.get(op, self.requantizer)

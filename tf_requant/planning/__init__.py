@@ -1,0 +1,1 @@
+"""Decides, edits nothing: (model, target, wishes) to a Plan."""

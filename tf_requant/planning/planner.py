@@ -1,0 +1,226 @@
+"""(model, target, wishes) -> Plan: places, then classes, gains and activations, then constants."""
+
+import numpy as np
+
+from tf_requant.errors import UsageError
+from tf_requant.model.graph import Graph, Model, Tensor
+from tf_requant.model.ops import Activation, fused_activation, info
+from tf_requant.model.quant import QuantParams
+from tf_requant.plan import ActivationPlan, ConstantPlan, GraphPlan, OpPlan, Plan, View
+from tf_requant.planning.activations import choose
+from tf_requant.planning.classes import (
+    Partition,
+    gain_classes,
+    parameter_classes,
+    pinned_classes,
+    target_tensors,
+)
+from tf_requant.planning.constants import accumulator_scale, least_filter_scale, plan_bias, plan_operand
+from tf_requant.planning.gains import choose_gains
+from tf_requant.planning.places import place_ops
+from tf_requant.planning.ranges import ValueRange, value_range
+from tf_requant.planning.schemes import activation_dtype, expressible, per_channel
+from tf_requant.planning.weights import plan_filter
+from tf_requant.planning.wishes import Wishes
+from tf_requant.targets import Target
+
+_SUBGRAPH_ATTRS = tuple(
+    f"{name}_subgraph_index" for name in ("then", "else", "cond", "body", "init", "decomposition", "subgraph")
+) + ("subgraph", "subgraph_index")
+
+
+def plan_model(model: Model, target: Target, wishes: Wishes | None = None) -> Plan:
+    """Decides everything that will be edited; the model is not touched.
+
+    Args:
+        model: a verified source model.
+        target: the accelerator.
+        wishes: the user's overrides.
+
+    Raises:
+        UsageError: a pinned tensor does not exist.
+    """
+    wishes = wishes or Wishes()
+    names = {t.name for g in model.graphs for t in g.tensors if t.is_activation}
+    for name, _, _ in wishes.pinned:
+        if name not in names:
+            raise UsageError(f"--pin_range names {name!r}, which is no quantized activation of the model")
+    called = _called_graphs(model)
+    return Plan(
+        target.name, tuple(_plan_graph(g, target, wishes, i in called) for i, g in enumerate(model.graphs))
+    )
+
+
+def _called_graphs(model: Model) -> set[int]:
+    """The subgraphs that an op calls: their interface is the caller's, so it stays as it is."""
+    return {
+        int(op.attrs[name]) for g in model.graphs for op in g.ops for name in _SUBGRAPH_ATTRS if name in op.attrs
+    }
+
+
+def _plan_graph(graph: Graph, target: Target, wishes: Wishes, called: bool) -> GraphPlan:
+    ops = place_ops(graph, target, wishes.keep)
+    inputs, outputs = _interface(graph, ops, "source" if called else wishes.io)
+    io_views = [*zip(graph.inputs, inputs), *zip(graph.outputs, outputs)]
+    tensors = target_tensors(graph, ops, io_views)
+    activations = _plan_activations(graph, target, ops, tensors, io_views, wishes)
+    ops = _fold_clamps(graph, ops, activations)
+    fixed = _fixed_params(graph, target, ops)
+    constants = _plan_constants(graph, target, ops, activations)
+    return GraphPlan(ops, activations, fixed, constants, inputs, outputs)
+
+
+def _interface(
+    graph: Graph, ops: tuple[OpPlan, ...], io: str
+) -> tuple[tuple[View | None, ...], tuple[View | None, ...]]:
+    def reads(tensor: int) -> View:
+        views = {ops[i].reads for i in graph.consumers.get(tensor, ())}
+        return View.SOURCE if views == {View.SOURCE} else View.TARGET
+
+    def writes(tensor: int) -> View:
+        producer = graph.producers.get(tensor)
+        return reads(tensor) if producer is None else ops[producer].writes
+
+    def side(tensors: tuple[int, ...], native: object) -> tuple[View | None, ...]:
+        fixed = {"source": View.SOURCE, "float": View.FLOAT}.get(io)
+        return tuple(
+            (fixed or native(t)) if graph.tensors[t].is_activation else None  # type: ignore[operator]
+            for t in tensors
+        )
+
+    return side(graph.inputs, reads), side(graph.outputs, writes)
+
+
+def _plan_activations(
+    graph: Graph,
+    target: Target,
+    ops: tuple[OpPlan, ...],
+    tensors: list[int],
+    io_views: list[tuple[int, View | None]],
+    wishes: Wishes,
+) -> dict[int, ActivationPlan]:
+    parameters = parameter_classes(graph, ops, tensors, activation_dtype(target))
+    gains = gain_classes(graph, ops, tensors)
+    user = {name: (low, high) for name, low, high in wishes.pinned}
+    values: dict[int, tuple[QuantParams, ValueRange]] = {}
+    ranged: set[int] = set()
+    for root, members in parameters.classes().items():
+        named = next((user[graph.tensors[m].name] for m in members if graph.tensors[m].name in user), None)
+        if named is not None:
+            ranged.add(root)
+        values[root] = _class_values(graph, members, named)
+    pinned = pinned_classes(graph, ops, gains, io_views)
+    for root in ranged:
+        pinned.setdefault(gains.find(root), "its range is the user's")
+    gain_of = choose_gains(target, gains, parameters, values, pinned)
+    fixed = _fixed_params(graph, target, ops)
+    plans: dict[int, ActivationPlan] = {}
+    for root, members in parameters.classes().items():
+        gain = gain_of.get(gains.find(root), 1.0)
+        if len(members) == 1 and root in fixed and expressible(target, fixed[root]):
+            plans[root] = ActivationPlan(fixed[root], 1.0, "fixed by the op that writes it")
+            continue
+        choice = choose(target, *values[root], gain, root in ranged)
+        step = values[root][0].scale[0]
+        plan = ActivationPlan(choice.params, gain, choice.reason, choice.error / float(step) ** 2)
+        plans.update(dict.fromkeys(members, plan))
+    return plans
+
+
+def _class_values(graph: Graph, members: list[int], named: tuple[float, float] | None) -> tuple[QuantParams, ValueRange]:
+    """The source's parameters and range of a class: those of its widest member."""
+    ranges = {m: value_range(graph, m, named) for m in members}
+    widest = max(members, key=lambda m: (ranges[m].span, -m))
+    quant, values = graph.tensors[widest].quant, ranges[widest]
+    assert quant is not None
+    clamps = [m for m in members if ranges[m].clamp is not None]
+    low = min(ranges[m].low * ranges[m].scale for m in members) / values.scale
+    # A member written by RELU6 bounds the class only if nothing else is written into it.
+    written = {m for m in members if graph.producers.get(m) is not None}
+    roots = [m for m in written if not _copies(graph, m, members)]
+    clamp = values.high if clamps and all(m in clamps for m in roots) else None
+    if clamp is not None:
+        top = max(ranges[m].high * ranges[m].scale for m in clamps)
+        clamp = max(1, int(round(top / values.scale)))
+        return quant, ValueRange(values.scale, int(np.floor(low)), clamp, clamp, values.edges)
+    return quant, ValueRange(values.scale, int(np.floor(low)), values.high, None, values.edges)
+
+
+def _copies(graph: Graph, tensor: int, members: list[int]) -> bool:
+    """Whether the op that writes a tensor only moves codes of the same class."""
+    op = graph.ops[graph.producers[tensor]]
+    row = info(op)
+    return row is not None and row.rule == "same" and any(t in members for t in op.inputs)
+
+
+def _fold_clamps(graph: Graph, ops: tuple[OpPlan, ...], plans: dict[int, ActivationPlan]) -> tuple[OpPlan, ...]:
+    """RELU6 becomes RELU where a gain has put its clamp on the type's highest code."""
+    result = list(ops)
+    for i, op in enumerate(graph.ops):
+        plan = plans.get(op.outputs[0]) if op.outputs else None
+        if ops[i].on_accelerator and plan is not None and plan.gain != 1.0 and fused_activation(op) is Activation.RELU6:
+            result[i] = ops[i].with_(activation=Activation.RELU)
+    return tuple(result)
+
+
+def _fixed_params(graph: Graph, target: Target, ops: tuple[OpPlan, ...]) -> dict[int, QuantParams]:
+    dtype, result = activation_dtype(target), {}
+    for op, plan in zip(graph.ops, ops):
+        row = info(op)
+        if row is not None and plan.writes is View.FIXED:
+            fixed = row.fixed_params(dtype)
+            assert fixed is not None
+            own = graph.tensors[op.outputs[0]].quant
+            params = QuantParams(dtype, np.float32(fixed[0]), fixed[1])
+            result[op.outputs[0]] = own if own is not None and params.identical(own) else params
+    return result
+
+
+def _plan_constants(
+    graph: Graph, target: Target, ops: tuple[OpPlan, ...], plans: dict[int, ActivationPlan]
+) -> dict[tuple[int, int], ConstantPlan]:
+    constants: dict[tuple[int, int], ConstantPlan] = {}
+    for i, op in enumerate(graph.ops):
+        row = info(op)
+        if row is None or ops[i].reads is not View.TARGET:
+            continue
+        if row.filter is not None:
+            constants.update(_plan_layer(graph, target, i, plans))
+            continue
+        for position, t in enumerate(op.inputs):
+            tensor = graph.tensors[t] if t >= 0 else None
+            if tensor is None or not tensor.is_constant or tensor.quant is None or not _is_operand(tensor):
+                continue
+            other = next((plans[x] for x in (*op.outputs, *op.inputs) if x in plans), None)
+            gain = other.gain if other is not None and (row.additive or row.rule == "same") else 1.0
+            tied = other.params if other is not None and row.rule == "same" else None
+            constants[i, position] = plan_operand(target, tensor, gain, tied)
+    return constants
+
+
+def _is_operand(tensor: Tensor) -> bool:
+    return tensor.dtype in ("uint8", "int8", "int16")
+
+
+def _plan_layer(
+    graph: Graph, target: Target, index: int, plans: dict[int, ActivationPlan]
+) -> dict[tuple[int, int], ConstantPlan]:
+    op, row = graph.ops[index], info(graph.ops[index])
+    assert row is not None and row.filter is not None and row.bias is not None
+    source, weights = graph.tensors[op.inputs[row.data]].quant, graph.tensors[op.inputs[row.filter]]
+    assert source is not None and weights.quant is not None
+    x, y = plans[op.inputs[row.data]], plans[op.outputs[0]]
+    has_bias = len(op.inputs) > row.bias and op.inputs[row.bias] >= 0
+    bias = graph.tensors[op.inputs[row.bias]] if has_bias else None
+    unit, channels = accumulator_scale(source, weights.quant), weights.shape[row.channel_axis]
+    least = least_filter_scale(bias, unit, y.gain, x.params, channels)
+    by_channel = per_channel(target, op.code, row)
+    filter_plan = plan_filter(target, weights, row.channel_axis, y.gain / x.gain, by_channel, least)
+    result = {(index, row.filter): filter_plan}
+    if bias is not None or row.needs_bias:
+        wide = target.bias.bits == 64
+        result[index, row.bias] = plan_bias(bias, unit, y.gain, x.params, filter_plan.params, wide)
+    return result
+
+
+__all__ = ["Partition", "plan_model"]

@@ -1,0 +1,93 @@
+"""What is known of a tensor's values without running anything: its code range, its clamps, a prior."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tf_requant.model.graph import Graph
+from tf_requant.model.ops import Activation, fused_activation
+from tf_requant.model.quant import QuantParams, code_limits
+
+_SAMPLES = 257
+_RANGE_OVER_DEVIATION = 9.5
+"""A training-time range is the extreme of some 10^5 to 10^6 near-normal values: about 4.75 deviations a side."""
+
+
+@dataclass(frozen=True, eq=False)
+class ValueRange:
+    """The values that a source tensor can take, as multiples v = code - zero_point of its scale.
+
+    Attributes:
+        scale: the source's scale.
+        low: the lowest v.
+        high: the highest v that the source can produce, its clamp included.
+        clamp: the v at which a fused RELU6 clamps, where that is what bounds `high`; else None.
+        edges: whether extreme values are common (inputs, rectified tensors), or rare tails.
+    """
+
+    scale: float
+    low: int
+    high: int
+    clamp: int | None = None
+    edges: bool = False
+
+    @property
+    def span(self) -> float:
+        """The width of the range in real units."""
+        return self.scale * max(self.high - self.low, 1)
+
+    def prior(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Values v and their probabilities: uniform where edges are common, a centred normal elsewhere."""
+        v = np.unique(np.linspace(self.low, self.high, min(self.high - self.low + 1, _SAMPLES)).round())
+        if self.edges or v.size < 3:
+            return v, np.full(v.size, 1 / v.size)
+        centre, deviation = (self.low + self.high) / 2, (self.high - self.low) / _RANGE_OVER_DEVIATION
+        p = np.exp(-0.5 * ((v - centre) / deviation) ** 2)
+        return v, p / p.sum()
+
+
+def value_range(graph: Graph, tensor: int, pinned: tuple[float, float] | None = None) -> ValueRange:
+    """The range of a source tensor from its type, zero point, fused activation and the user's pin.
+
+    Args:
+        graph: the source graph.
+        tensor: the index of a quantized activation.
+        pinned: (minimum, maximum) in real units, from the user.
+    """
+    quant = graph.tensors[tensor].quant
+    assert quant is not None
+    scale, zero_point = float(quant.scale[0]), int(quant.zero_point[0])
+    bottom, top = code_limits(quant.dtype)
+    low, high = bottom - zero_point, top - zero_point
+    if pinned is not None:
+        return ValueRange(scale, int(np.floor(pinned[0] / scale)), max(1, int(np.ceil(pinned[1] / scale))), edges=True)
+    activation = _activation(graph, tensor)
+    clamp = None
+    if activation in (Activation.RELU, Activation.RELU6):
+        low = max(low, 0)
+    if activation is Activation.RELU6:
+        high = clamp = min(high, int(np.floor(6 / scale + 0.5)))
+    if high <= low:
+        low, high = min(low, high - 1), high
+    return ValueRange(scale, low, high, clamp, edges=low >= 0 or tensor in graph.inputs)
+
+
+def recentred(quant: QuantParams, dtype: str) -> QuantParams:
+    """The same map on another 8-bit type: the codes move with the zero point.
+
+    >>> str(recentred(QuantParams("uint8", np.float32(0.5), 128), "int8"))
+    'int8 scale 0.5 zero point 0'
+    """
+    shift = code_limits(dtype)[0] - code_limits(quant.dtype)[0]
+    return QuantParams(dtype, quant.scale, quant.zero_point + shift, quant.axis)
+
+
+def _activation(graph: Graph, tensor: int) -> Activation:
+    producer = graph.producers.get(tensor)
+    if producer is None:
+        return Activation.NONE
+    op = graph.ops[producer]
+    if op.code in ("RELU", "RELU6"):
+        return Activation[op.code]
+    return fused_activation(op)

@@ -1,0 +1,51 @@
+"""What a target's schemes say in the types of a TFLite file."""
+
+import numpy as np
+
+from tf_requant.model.ops import OpInfo
+from tf_requant.model.quant import QuantParams, code_limits
+from tf_requant.targets import Target
+
+
+def activation_dtype(target: Target) -> str:
+    """The integer type that activations take: the target's first width and its signedness."""
+    bits = target.activation.bits[0]
+    return f"int{bits}" if target.activation.signed else f"uint{bits}"
+
+
+def weight_dtype(target: Target) -> str:
+    """The integer type that weights take in the file (8 bits, whatever fewer the target stores)."""
+    return "int8" if target.weight.signed else "uint8"
+
+
+def weight_limits(target: Target) -> tuple[int, int]:
+    """The lowest and highest weight code that the target stores."""
+    bits, signed = target.weight.bits[0], target.weight.signed
+    if signed:
+        return -(2 ** (bits - 1)) + int(target.weight.narrow), 2 ** (bits - 1) - 1
+    return int(target.weight.narrow), 2**bits - 1
+
+
+def per_channel(target: Target, op_code: str, row: OpInfo) -> bool:
+    """Whether this op's weights may have one scale per output channel."""
+    return target.weight.granularity == "channel" and op_code in target.weight.per_channel_ops and row.filter is not None
+
+
+def is_power_of_two(scale: np.ndarray) -> np.ndarray:
+    """Which scales are 2^k for an integer k."""
+    return np.frexp(np.asarray(scale, np.float64))[0] == 0.5
+
+
+def expressible(target: Target, params: QuantParams) -> bool:
+    """Whether an activation with these parameters may live on the target."""
+    scheme, zero_point = target.activation, int(params.zero_point[0])
+    if params.dtype != activation_dtype(target) or params.per_channel:
+        return False
+    if scheme.symmetric and zero_point != 0:
+        return False
+    return scheme.scale == "any" or bool(is_power_of_two(params.scale)[0])
+
+
+def zero_point_limits(dtype: str) -> tuple[int, int]:
+    """The codes of a type; int16 activations are symmetric and narrow in TFLite."""
+    return (-32767, 32767) if dtype == "int16" else code_limits(dtype)

@@ -1,0 +1,41 @@
+"""What the user asks for beyond the target."""
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from tf_requant.errors import UsageError
+
+Interface = Literal["target", "source", "float"]
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """The user's overrides.
+
+    Attributes:
+        io: the interface of the output model.
+        pinned: (tensor name, minimum, maximum) in real units: that tensor's range, whatever the source says.
+        keep: regular expressions; an op whose code or output tensor's name matches keeps the source's precision.
+    """
+
+    io: Interface = "target"
+    pinned: tuple[tuple[str, float, float], ...] = ()
+    keep: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Checks what can be checked without a model.
+
+        Raises:
+            UsageError: an unknown interface, an empty range, or a malformed pattern.
+        """
+        if self.io not in ("target", "source", "float"):
+            raise UsageError(f"io is {self.io!r}, expected one of: target, source, float")
+        for name, low, high in self.pinned:
+            if not low < high or not low <= 0 <= high:
+                raise UsageError(f"the range pinned on {name!r} is {low}:{high}; expected MIN < MAX with 0 between them")
+        for pattern in self.keep:
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise UsageError(f"--keep={pattern!r} is not a regular expression: {error}") from error

@@ -1,0 +1,1 @@
+"""Edits, decides nothing: (model, plan) to a model."""
