@@ -3,8 +3,10 @@
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tf_requant.model.quant import QuantParams, code_limits
+from tf_requant.numerics.affine import reexpress
 from tf_requant.planning.ranges import ValueRange, recentred
 from tf_requant.planning.schemes import activation_dtype
 from tf_requant.targets import Target
@@ -50,14 +52,9 @@ def _asymmetric(dtype: str, source: QuantParams, values: ValueRange, pinned: boo
         return Choice(recentred(source, dtype), "recentred, every code exact", 0.0)
     low, high = min(values.low, 0) * values.scale, max(values.high, 0) * values.scale
     scale = np.float32((high - low) / (top - bottom))
-    zero_point = int(np.clip(bottom + round_half_up(-low / float(scale)), bottom, top))
+    zero_point = int(np.clip(bottom + round(-low / float(scale)), bottom, top))
     reason = "the user's range" if pinned else "the source's range in 8 bits"
     return Choice(QuantParams(dtype, scale, zero_point), reason, float(scale) ** 2 / 12)
-
-
-def round_half_up(x: float) -> int:
-    """The nearest integer, ties toward plus infinity."""
-    return int(np.floor(x + 0.5))
 
 
 def limits(target: Target, values: ValueRange) -> tuple[int, int, int]:
@@ -83,13 +80,30 @@ def _symmetric(target: Target, dtype: str, values: ValueRange, gain: float, pinn
     else:
         # The source's own step first: among equals it wins, and where every value fits it is exact.
         scales = np.float32([fit] if pinned else [step, *(fit * _CLIPPINGS)]).astype(np.float64)
-    v, p = values.prior()
-    real = v * step
-    codes = np.clip(np.floor(real / scales[:, None] + 0.5), lowest, highest)
-    errors = ((codes * scales[:, None] - real) ** 2) @ p
+    errors = _errors(values, np.array([step]), scales, lowest, highest)[0]
     best = int(np.argmin(errors))
     params = QuantParams(dtype, np.float32(scales[best]), zero_point)
     return Choice(params, _reason(values, step, scales[best], lowest, highest, gain), float(errors[best]) / gain**2)
+
+
+def least_errors(target: Target, values: ValueRange, gains: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The mean squared error, in real units of the source squared, of the best power of two at each gain."""
+    _, lowest, highest = limits(target, values)
+    steps = values.scale * gains
+    fit = values.scale * max(values.high / highest, values.low / lowest if lowest and values.low < 0 else 0)
+    ceiling = np.ceil(np.log2((fit or values.scale) * gains) - 1e-9)
+    scales = 2.0 ** (ceiling[:, None] + np.array(_EXPONENTS))
+    return _errors(values, steps, scales, lowest, highest).min(1) / gains**2
+
+
+def _errors(
+    values: ValueRange, steps: NDArray[np.float64], scales: NDArray[np.float64], lowest: int, highest: int
+) -> NDArray[np.float64]:
+    """float64[steps, scales]: mean squared error of v * step on each candidate scale, under the prior of v."""
+    v, p = values.prior
+    ratio = (steps[:, None] / np.atleast_2d(scales))[:, :, None]
+    error = reexpress(v, ratio, lowest, highest) / ratio - v
+    return ((error**2) @ p) * steps[:, None] ** 2
 
 
 def _reason(values: ValueRange, step: float, scale: float, lowest: int, highest: int, gain: float) -> str:

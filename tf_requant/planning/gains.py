@@ -4,28 +4,57 @@ A gain a > 0 on a tensor (real values times a, scale times a) leaves its codes a
 filter that writes it is multiplied by a and every filter that reads it by 1/a (gauge freedom, exact
 through RELU, pools, moves and sums that share the gain). A class with a fused RELU6 has one gain that
 a TFLite file can express: the one that puts the clamp on the type's highest code, where saturation is
-the clamp and RELU6 becomes RELU. Other classes take the gain of least predicted error.
+the clamp and RELU6 becomes RELU. The other classes take the gain of least predicted error, counting
+their own tensors and every filter that reads or writes them: which of them stays exact is the result.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tf_requant.model.quant import QuantParams
-from tf_requant.planning.activations import choose, limits
+from tf_requant.numerics.affine import reexpress
+from tf_requant.planning.activations import least_errors, limits
 from tf_requant.planning.classes import Partition
-from tf_requant.planning.ranges import ValueRange
+from tf_requant.planning.ranges import RANGE_OVER_DEVIATION, ValueRange
+from tf_requant.planning.weights import Histogram
 from tf_requant.targets import Target
 
-_GRID = 2.0 ** (np.arange(-16, 16) / 32)
+_OCTAVE = 32
+"""Candidate gains per octave; the errors repeat with every octave, since scales are powers of two."""
+
+_GRID = 2.0 ** (np.arange(_OCTAVE) / _OCTAVE - 0.5)
+_SWEEPS = 2
 _CLAMP_TOLERANCE = 0.005
 """Relative spread of clamps in one class that is still one clamp: half a code of 127."""
 
 ClassValues = Mapping[int, tuple[QuantParams, ValueRange]]
 
 
+@dataclass(frozen=True, eq=False)
+class Link:
+    """A filter between two gain classes: its scale is multiplied by gain(writes) / gain(reads).
+
+    Attributes:
+        reads: the gain class of its input.
+        writes: the gain class of its output.
+        histogram: its values, where one power of two has to serve the whole filter.
+    """
+
+    reads: int
+    writes: int
+    histogram: Histogram
+
+
 def choose_gains(
-    target: Target, gains: Partition, parameters: Partition, values: ClassValues, pinned: Mapping[int, str]
+    target: Target,
+    gains: Partition,
+    parameters: Partition,
+    values: ClassValues,
+    pinned: Mapping[int, str],
+    links: list[Link],
 ) -> dict[int, float]:
     """The gain of each gain class, by its representative; empty when the target has no use for gains.
 
@@ -35,27 +64,90 @@ def choose_gains(
         parameters: the parameter classes, each inside one gain class.
         values: source parameters and range of each parameter class, by its representative.
         pinned: the gain classes whose gain is one.
+        links: the filters whose error depends on gains.
     """
     if target.activation.scale != "power_of_two":
         return {}
-    members: dict[int, list[int]] = {}
+    members: dict[int, list[ValueRange]] = {}
     for representative in parameters.classes():
-        members.setdefault(gains.find(representative), []).append(representative)
-    return {
-        root: 1.0 if root in pinned else _gain(target, [values[m] for m in inside]) for root, inside in members.items()
-    }
+        members.setdefault(gains.find(representative), []).append(values[representative][1])
+    chosen = {root: _dictated_gain(target, inside, root in pinned) for root, inside in members.items()}
+    free = [root for root, gain in chosen.items() if gain is None]
+    result = {root: 1.0 if gain is None else gain for root, gain in chosen.items()}
+    curves = [_Curve(link) for link in links]
+    own = {root: _own_costs(target, members[root]) for root in free}
+    touching = {root: [c for c in curves if root in (c.link.reads, c.link.writes)] for root in free}
+    for _ in range(_SWEEPS):
+        for root in free:
+            result[root] = _best(root, own[root], touching[root], result)
+    return result
 
 
-def _gain(target: Target, inside: list[tuple[QuantParams, ValueRange]]) -> float:
-    clamps = [v for _, v in inside if v.clamp is not None]
-    if clamps:
-        tops = np.array([v.scale * v.high for v in clamps])
-        if np.ptp(tops) > _CLAMP_TOLERANCE * tops.max():
-            return 1.0  # two clamps cannot both lie on the highest code: RELU6 stays, at real 6
-        highest = limits(target, clamps[0])[2]
-        gain = highest / tops.max()
+def _dictated_gain(target: Target, inside: list[ValueRange], pinned: bool) -> float | None:
+    """The one gain that a class can have, or None where it is free."""
+    if pinned:
+        return 1.0
+    clamps = [v for v in inside if v.clamp is not None]
+    if not clamps:
+        return None
+    tops = np.array([v.scale * v.high for v in clamps])
+    if np.ptp(tops) > _CLAMP_TOLERANCE * tops.max():
+        return 1.0  # two clamps cannot both lie on the highest code: RELU6 stays, at real 6
+    gain = limits(target, clamps[0])[2] / tops.max()
+    return float(gain * 2.0 ** -np.round(np.log2(gain)))
+
+
+def _own_costs(target: Target, inside: list[ValueRange]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Candidate gains, and the error of the class's own tensors at each, relative to their variance."""
+    exact = [2.0 ** np.round(np.log2(v.scale)) / v.scale for v in inside]
+    candidates = np.array([*exact, *_GRID])
+    costs = [least_errors(target, v, candidates) * (RANGE_OVER_DEVIATION / v.span) ** 2 for v in inside]
+    return candidates, np.sum(costs, axis=0)
+
+
+def _best(
+    root: int,
+    own: tuple[NDArray[np.float64], NDArray[np.float64]],
+    curves: list["_Curve"],
+    gains: Mapping[int, float],
+) -> float:
+    candidates, costs = own
+    # Besides the grid: the gains at which one neighbouring filter keeps its codes exactly.
+    extra = np.array([c.exact_gain(root, gains) for c in curves if c.link.reads != c.link.writes])
+    if extra.size:
+        nearest = np.abs(np.log2(candidates) - np.log2(extra)[:, None]).argmin(1)
+        candidates, costs = np.concatenate([candidates, extra]), np.concatenate([costs, costs[nearest]])
+    total = costs + sum((c.errors(root, candidates, gains) for c in curves), np.zeros(candidates.size))
+    return float(candidates[int(np.argmin(total))])
+
+
+class _Curve:
+    """The error of one filter over the mantissa of its scale, in steps of 1/32 octave."""
+
+    def __init__(self, link: Link) -> None:
+        self.link = link
+        h = link.histogram
+        steps = 2.0 ** (np.arange(_OCTAVE) / _OCTAVE)
+        exponents = np.ceil(np.log2(h.peak / h.high)) + np.arange(-3, 2)
+        step = (steps[:, None] / 2.0**exponents)[:, :, None]
+        error = reexpress(h.values, step, h.low, h.high) / step - h.values
+        self._errors = ((error**2) @ h.weights).min(1)
+
+    def exact_gain(self, root: int, gains: Mapping[int, float]) -> float:
+        """The gain of one of its classes, within an octave around one, that makes its scale a power of two."""
+        other = self._scale(root, np.ones(1), gains)[0]
+        gain = 1 / other if root == self.link.writes else other
         return float(gain * 2.0 ** -np.round(np.log2(gain)))
-    own = [2.0 ** np.round(np.log2(v.scale)) / v.scale for _, v in inside]
-    candidates = [*own, *_GRID]
-    costs = [sum(choose(target, q, v, g).error / v.span**2 for q, v in inside) for g in candidates]
-    return float(candidates[int(np.argmin(costs))])
+
+    def errors(self, root: int, candidates: NDArray[np.float64], gains: Mapping[int, float]) -> NDArray[np.float64]:
+        """Its relative error at each candidate gain of one of its classes."""
+        position = np.log2(self._scale(root, candidates, gains)) * _OCTAVE
+        index = np.round(position).astype(np.int64)
+        # Next to a power of two is as bad as far from it: only the very point is exact.
+        missed = (index % _OCTAVE == 0) & (np.abs(position - index) > 1e-6)
+        return self._errors[(index + np.where(missed, np.where(position > index, 1, -1), 0)) % _OCTAVE]
+
+    def _scale(self, root: int, candidates: NDArray[np.float64], gains: Mapping[int, float]) -> NDArray[np.float64]:
+        writes = candidates if root == self.link.writes else gains[self.link.writes]
+        reads = candidates if root == self.link.reads else gains[self.link.reads]
+        return self.link.histogram.scale * writes / np.asarray(reads)

@@ -46,9 +46,9 @@ def _place(graph: Graph, op: Op, target: Target, patterns: list[re.Pattern[str]]
     if op.code in _INTERFACE_OPS and not _quantized_both_ways(graph, op):
         return OpPlan(False, View.TARGET, View.TARGET, "converts to or from float")
     if row.scale_free:
-        listed = op.code in target.ops
+        listed = target.rule(op.code) is not None
         return OpPlan(listed, View.TARGET, View.SOURCE, "" if listed else "the target does not list it")
-    if op.code not in target.ops:
+    if target.rule(op.code) is None:
         return kept.with_(reason="the target does not list it")
     return OpPlan(True, View.TARGET, View.TARGET)
 
@@ -59,7 +59,7 @@ def _place_fixed(op: Op, row: OpInfo, target: Target) -> OpPlan:
     assert fixed is not None  # every row of rule `fixed` lists the types that it runs
     if not expressible(target, QuantParams(dtype, np.float32(fixed[0]), fixed[1])):
         return OpPlan(False, View.TARGET, View.FIXED, "the target cannot express its fixed output parameters")
-    if op.code not in target.ops:
+    if target.rule(op.code) is None:
         return OpPlan(False, View.TARGET, View.FIXED, "the target does not list it")
     return OpPlan(True, View.TARGET, View.FIXED)
 

@@ -16,11 +16,11 @@ from tf_requant.planning.classes import (
     target_tensors,
 )
 from tf_requant.planning.constants import accumulator_scale, least_filter_scale, plan_bias, plan_operand
-from tf_requant.planning.gains import choose_gains
+from tf_requant.planning.gains import Link, choose_gains
 from tf_requant.planning.places import place_ops
 from tf_requant.planning.ranges import ValueRange, value_range
 from tf_requant.planning.schemes import activation_dtype, expressible, per_channel
-from tf_requant.planning.weights import plan_filter
+from tf_requant.planning.weights import by_channel, histogram, plan_filter
 from tf_requant.planning.wishes import Wishes
 from tf_requant.targets import Target
 
@@ -112,7 +112,8 @@ def _plan_activations(
     pinned = pinned_classes(graph, ops, gains, io_views)
     for root in ranged:
         pinned.setdefault(gains.find(root), "its range is the user's")
-    gain_of = choose_gains(target, gains, parameters, values, pinned)
+    links = _links(graph, target, ops, gains)
+    gain_of = choose_gains(target, gains, parameters, values, pinned, links)
     fixed = _fixed_params(graph, target, ops)
     plans: dict[int, ActivationPlan] = {}
     for root, members in parameters.classes().items():
@@ -125,6 +126,22 @@ def _plan_activations(
         plan = ActivationPlan(choice.params, gain, choice.reason, choice.error / float(step) ** 2)
         plans.update(dict.fromkeys(members, plan))
     return plans
+
+
+def _links(graph: Graph, target: Target, ops: tuple[OpPlan, ...], gains: Partition) -> list[Link]:
+    """The filters that one power of two has to serve as a whole: their error depends on the gains around them."""
+    links: list[Link] = []
+    if target.activation.scale != "power_of_two" or target.weight.scale != "power_of_two":
+        return links
+    for op, plan in zip(graph.ops, ops):
+        row = info(op)
+        if row is None or row.filter is None or not plan.on_accelerator or per_channel(target, op.code, row):
+            continue
+        weights = graph.tensors[op.inputs[row.filter]]
+        if weights.quant is not None and not weights.quant.per_channel:
+            values = histogram(target, by_channel(weights, row.channel_axis, 1.0))
+            links.append(Link(gains.find(op.inputs[row.data]), gains.find(op.outputs[0]), values))
+    return links
 
 
 def _class_values(graph: Graph, members: list[int], named: tuple[float, float] | None) -> tuple[QuantParams, ValueRange]:

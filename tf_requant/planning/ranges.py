@@ -1,6 +1,7 @@
 """What is known of a tensor's values without running anything: its code range, its clamps, a prior."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +11,7 @@ from tf_requant.model.ops import Activation, fused_activation
 from tf_requant.model.quant import QuantParams, code_limits
 
 _SAMPLES = 257
-_RANGE_OVER_DEVIATION = 9.5
+RANGE_OVER_DEVIATION = 9.5
 """A training-time range is the extreme of some 10^5 to 10^6 near-normal values: about 4.75 deviations a side."""
 
 
@@ -37,12 +38,13 @@ class ValueRange:
         """The width of the range in real units."""
         return self.scale * max(self.high - self.low, 1)
 
+    @cached_property
     def prior(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Values v and their probabilities: uniform where edges are common, a centred normal elsewhere."""
         v = np.unique(np.linspace(self.low, self.high, min(self.high - self.low + 1, _SAMPLES)).round())
         if self.edges or v.size < 3:
             return v, np.full(v.size, 1 / v.size)
-        centre, deviation = (self.low + self.high) / 2, (self.high - self.low) / _RANGE_OVER_DEVIATION
+        centre, deviation = (self.low + self.high) / 2, (self.high - self.low) / RANGE_OVER_DEVIATION
         p = np.exp(-0.5 * ((v - centre) / deviation) ** 2)
         return v, p / p.sum()
 

@@ -182,24 +182,47 @@ def _symmetric_per_tensor(
         candidates, label = np.array([step, *(fit * _CLIPPINGS)]), "symmetric"
     if peak <= high and candidates[0] == step:
         return candidates[:1], "exact at the source's step", 0.0
-    v, weight = _histogram(filter_)
-    real = v * step
-    codes = reexpress(v, step / candidates[:, None], low, high)
-    errors = ((codes * candidates[:, None] - real) / step) ** 2 @ weight
+    h, ratio = histogram(target, filter_), step / candidates[:, None]
+    errors = (reexpress(h.values, ratio, low, high) / ratio - h.values) ** 2 @ h.weights
     best = int(np.argmin(errors))
     clipped = int((np.abs(filter_.values) > high * candidates[best] / step).sum())
     what = "the source's step" if candidates[best] == step else f"step {candidates[best] / step:.4g} times the source's"
     return candidates[best : best + 1], f"{label}, {what}, {clipped} weights clipped", float(errors[best])
 
 
-def _histogram(filter_: Filter) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """The distinct v of a per-tensor filter, each weighted by the mean over channels of its share of energy."""
+@dataclass(frozen=True, eq=False)
+class Histogram:
+    """The distinct values of a filter with one scale, each weighted by its share of its channel's energy.
+
+    Attributes:
+        values: the distinct v = code - zero_point.
+        weights: the mean over output channels of (count of v) / (sum of v^2): the error of a value times its
+            weight is its part in the mean relative error.
+        scale: the source's scale.
+        low: the lowest code of the target.
+        high: the highest.
+    """
+
+    values: NDArray[np.int64]
+    weights: NDArray[np.float64]
+    scale: float
+    low: int
+    high: int
+
+    @property
+    def peak(self) -> int:
+        """max |v|."""
+        return max(1, int(np.abs(self.values).max(initial=1)))
+
+
+def histogram(target: Target, filter_: Filter) -> Histogram:
+    """The weighted histogram of a filter whose source has one scale."""
     values = filter_.values
     energy = np.einsum("ck,ck->c", values, values, dtype=np.float64)
     share = 1.0 / np.maximum(energy, 1.0) / values.shape[0]
     counts = np.bincount((values + np.int16(256)).ravel(), weights=np.repeat(share, values.shape[1]), minlength=512)
     present = np.flatnonzero(counts)
-    return present - 256, counts[present]
+    return Histogram(present - 256, counts[present], float(filter_.scale[0]), *weight_limits(target))
 
 
 def _per_tensor_from_channels(
