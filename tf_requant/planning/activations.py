@@ -64,7 +64,7 @@ def limits(target: Target, values: ValueRange) -> tuple[int, int, int]:
     """
     dtype = activation_dtype(target)
     bottom, top = (-32767, 32767) if dtype == "int16" else code_limits(dtype)
-    if dtype == "int8" and target.activation.unsigned_after_relu and values.low >= 0:
+    if dtype == "int8" and target.activation.unsigned_after_relu and values.rectified:
         return bottom, 0, top - bottom
     return 0, bottom, top
 

@@ -150,17 +150,15 @@ def _class_values(graph: Graph, members: list[int], named: tuple[float, float] |
     widest = max(members, key=lambda m: (ranges[m].span, -m))
     quant, values = graph.tensors[widest].quant, ranges[widest]
     assert quant is not None
-    clamps = [m for m in members if ranges[m].clamp is not None]
-    low = min(ranges[m].low * ranges[m].scale for m in members) / values.scale
-    # A member written by RELU6 bounds the class only if nothing else is written into it.
-    written = {m for m in members if graph.producers.get(m) is not None}
-    roots = [m for m in written if not _copies(graph, m, members)]
-    clamp = values.high if clamps and all(m in clamps for m in roots) else None
-    if clamp is not None:
-        top = max(ranges[m].high * ranges[m].scale for m in clamps)
-        clamp = max(1, int(round(top / values.scale)))
-        return quant, ValueRange(values.scale, int(np.floor(low)), clamp, clamp, values.edges)
-    return quant, ValueRange(values.scale, int(np.floor(low)), values.high, None, values.edges)
+    low = int(np.floor(min(ranges[m].low * ranges[m].scale for m in members) / values.scale))
+    # Only what is written into the class from outside counts: the rest are copies of it.
+    roots = [m for m in members if m not in graph.producers or not _copies(graph, m, members)]
+    rectified = all(ranges[m].rectified for m in roots)
+    clamp, high = None, values.high
+    if all(ranges[m].clamp is not None for m in roots):
+        top = max(ranges[m].high * ranges[m].scale for m in roots)
+        clamp = high = max(1, round(top / values.scale))
+    return quant, ValueRange(values.scale, low, high, clamp, rectified, values.edges or rectified)
 
 
 def _copies(graph: Graph, tensor: int, members: list[int]) -> bool:

@@ -24,6 +24,7 @@ class ValueRange:
         low: the lowest v.
         high: the highest v that the source can produce, its clamp included.
         clamp: the v at which a fused RELU6 clamps, where that is what bounds `high`; else None.
+        rectified: whether a RELU or RELU6 wrote it, so that a target may hold it unsigned.
         edges: whether extreme values are common (inputs, rectified tensors), or rare tails.
     """
 
@@ -31,6 +32,7 @@ class ValueRange:
     low: int
     high: int
     clamp: int | None = None
+    rectified: bool = False
     edges: bool = False
 
     @property
@@ -72,7 +74,8 @@ def value_range(graph: Graph, tensor: int, pinned: tuple[float, float] | None = 
         high = clamp = min(high, int(np.floor(6 / scale + 0.5)))
     if high <= low:
         low, high = min(low, high - 1), high
-    return ValueRange(scale, low, high, clamp, edges=low >= 0 or tensor in graph.inputs)
+    rectified = activation in (Activation.RELU, Activation.RELU6)
+    return ValueRange(scale, low, high, clamp, rectified, edges=low >= 0 or tensor in graph.inputs)
 
 
 def recentred(quant: QuantParams, dtype: str) -> QuantParams:

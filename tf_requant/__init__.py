@@ -1,0 +1,62 @@
+"""Re-expresses already quantized TFLite models for another fixed-point target, and proves the result.
+
+Public names load on first use, so that importing the package stays light.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from tf_requant.version import __version__
+
+if TYPE_CHECKING:
+    from tf_requant.errors import RequantError
+    from tf_requant.model.graph import Model
+    from tf_requant.pipeline.inspect import inspect
+    from tf_requant.pipeline.requantize import Result, requantize
+    from tf_requant.pipeline.validate import Check, validate
+    from tf_requant.targets import Target, builtin_targets, load_target
+
+_HOMES = {
+    # verbs
+    "requantize": "tf_requant.pipeline.requantize",
+    "validate": "tf_requant.pipeline.validate",
+    "inspect": "tf_requant.pipeline.inspect",
+    # nouns
+    "Result": "tf_requant.pipeline.requantize",
+    "Check": "tf_requant.pipeline.validate",
+    "Model": "tf_requant.model.graph",
+    "Target": "tf_requant.targets",
+    # targets
+    "load_target": "tf_requant.targets",
+    "builtin_targets": "tf_requant.targets",
+    # errors
+    "RequantError": "tf_requant.errors",
+}
+
+__all__ = [
+    "Check",
+    "Model",
+    "RequantError",
+    "Result",
+    "Target",
+    "__version__",
+    "builtin_targets",
+    "inspect",
+    "load_target",
+    "requantize",
+    "validate",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Imports a public name's home when it is first asked for."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'tf_requant' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """The public names."""
+    return __all__

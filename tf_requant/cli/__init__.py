@@ -1,0 +1,1 @@
+"""Flags to pipeline calls, one file a verb; the only layer that prints."""

@@ -1,0 +1,116 @@
+"""tf_requant requantize."""
+
+import json
+import os
+from pathlib import Path
+
+from absl import flags as absl_flags
+from absl import logging
+
+from tf_requant.errors import UsageError
+from tf_requant.io.tflite_writer import save
+from tf_requant.pipeline.requantize import prove, requantize
+
+SUMMARY = "re-expresses a quantized model for a target"
+EXAMPLE = "tf_requant requantize --model=model.tflite --target=nna_sym8_pow2 --output=model_nna.tflite"
+
+
+def define(values: absl_flags.FlagValues) -> None:
+    """Declares the verb's flags."""
+    text, listed, switch = absl_flags.DEFINE_string, absl_flags.DEFINE_multi_string, absl_flags.DEFINE_boolean
+    text("model", None, "The source: a quantized .tflite file.", flag_values=values)
+    text("target", None, "A built-in target's name (tf_requant targets) or a target .json file.", flag_values=values)
+    text("output", None, "The .tflite file to write.", flag_values=values)
+    text("calibration", None, "Images or arrays for corrections that use data.", flag_values=values)
+    text("corrections", "auto", "auto, none, or names separated by commas.", flag_values=values)
+    absl_flags.DEFINE_enum(
+        "io", "target", ["target", "source", "float"], "The interface of the output model.", flag_values=values
+    )
+    listed("pin_range", [], "TENSOR:MIN:MAX: that tensor's range in real units; may be repeated.", flag_values=values)
+    listed(
+        "keep", [], "Keep ops whose code or output tensor matches this regular expression at the source's precision; "
+        "may be repeated.", flag_values=values,
+    )  # fmt: skip
+    switch("dry_run", False, "Print the plan with a reason per tensor; write nothing.", flag_values=values)
+    text("report", None, "A folder for report.json.", flag_values=values)
+    switch("overwrite", False, "Replace an existing output file.", flag_values=values)
+
+
+def run(values: absl_flags.FlagValues) -> int:
+    """Runs the verb and returns its exit code."""
+    model, target = required(values, "model"), required(values, "target")
+    output = None if values.dry_run else Path(required(values, "output"))
+    if output is not None:
+        _check_output(output, Path(model), values.overwrite)
+    result = requantize(
+        model,
+        target,
+        calibration=values.calibration,
+        corrections=values.corrections,
+        io=values.io,
+        pin_range=_pins(values.pin_range),
+        keep=values.keep,
+        dry_run=values.dry_run,
+    )
+    report = result.report
+    if values.dry_run:
+        print(report.details())
+        print(report)
+        return 0
+    assert output is not None
+    logging.info("running the result once in the interpreter")
+    warning = prove(result, model)
+    if values.report:
+        _save_report(Path(values.report), report.to_dict())
+    save(output, result.model_bytes, overwrite=True)
+    print(report)
+    if warning:
+        print(f"warning: {warning}")
+    print(f"wrote {output} ({report.result_bytes} bytes, from {report.source_bytes})")
+    return 0
+
+
+def required(values: absl_flags.FlagValues, name: str) -> str:
+    """The value of a flag that has to be given.
+
+    Raises:
+        UsageError: it is missing.
+    """
+    value = values[name].value
+    if not value:
+        raise UsageError(f"--{name} is required; see --help")
+    return str(value)
+
+
+def _check_output(output: Path, model: Path, overwrite: bool) -> None:
+    if output.suffix != ".tflite":
+        raise UsageError(f"--output={output} has to end in .tflite")
+    if output.exists() and model.exists() and os.path.samefile(output, model):
+        raise UsageError(f"--output={output} is the source model itself; choose another file")
+    if output.is_dir():
+        raise UsageError(f"--output={output} is a folder; name a file")
+    if output.exists() and not overwrite:
+        raise UsageError(f"--output={output} exists; pass --overwrite to replace it")
+    if not output.parent.is_dir():
+        raise UsageError(f"--output={output}: the folder {output.parent} does not exist")
+    if not os.access(output.parent, os.W_OK):
+        raise UsageError(f"--output={output}: the folder {output.parent} cannot be written")
+
+
+def _pins(pins: list[str]) -> dict[str, tuple[float, float]]:
+    result = {}
+    for pin in pins:
+        try:
+            name, low, high = pin.rsplit(":", 2)
+            result[name] = (float(low), float(high))
+        except ValueError:
+            raise UsageError(f"--pin_range={pin!r} is not TENSOR:MIN:MAX with two numbers") from None
+    return result
+
+
+def _save_report(folder: Path, document: dict[str, object]) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"--report={folder}: cannot be made ({error.strerror})") from error
+    save(folder / "report.json", json.dumps(document, indent=1).encode())

@@ -1,0 +1,1 @@
+"""The public verbs: the only place that wires the layers together."""

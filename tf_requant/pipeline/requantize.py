@@ -1,0 +1,166 @@
+"""The requantize verb: verify, plan, correct, rewrite, verify again, report."""
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from tf_requant.corrections import CORRECTIONS, chosen
+from tf_requant.errors import InterpreterError, UnsupportedModelError
+from tf_requant.io import tflite, tflite_writer
+from tf_requant.model.graph import Model
+from tf_requant.model.verify import check, refuse_unsupported
+from tf_requant.plan import Plan
+from tf_requant.planning.planner import plan_model
+from tf_requant.planning.wishes import Interface, Wishes
+from tf_requant.report import Report, build
+from tf_requant.rewrite.rewriter import apply
+from tf_requant.runtime import prove_runs
+from tf_requant.targets import Target, load_target
+from tf_requant.version import __version__
+
+METADATA = "tf_requant"
+"""The metadata entry that tells the folded gains: new real value = gain * the source's."""
+
+ModelSource = str | os.PathLike[str] | bytes | Model
+TargetSource = str | os.PathLike[str] | Mapping[str, Any] | Target
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """A re-expressed model with how it came about.
+
+    Attributes:
+        model: the re-expressed model.
+        plan: every decision.
+        report: the same, readable.
+    """
+
+    model: Model
+    plan: Plan
+    source_report: Report
+    source_bytes: int = 0
+
+    @cached_property
+    def model_bytes(self) -> bytes:
+        """The TFLite file."""
+        return tflite_writer.write(self.model)
+
+    @property
+    def report(self) -> Report:
+        """What was done and why: printable, and `to_dict()` for machines."""
+        return replace(self.source_report, source_bytes=self.source_bytes, result_bytes=len(self.model_bytes))
+
+    def save(self, path: str | os.PathLike[str], *, overwrite: bool = True) -> None:
+        """Writes the TFLite file atomically.
+
+        Raises:
+            UsageError: the folder cannot be written, or the file exists and `overwrite` is false.
+        """
+        tflite_writer.save(Path(path), self.model_bytes, overwrite=overwrite)
+
+
+def load_model(source: ModelSource) -> tuple[Model, int]:
+    """A verified model from a path, bytes or a Model, and the size of its file in bytes (0 for a Model).
+
+    Raises:
+        ModelFormatError: no TFLite file, or one that no interpreter could run.
+    """
+    if isinstance(source, Model):
+        return check(source), 0
+    data = bytes(source) if isinstance(source, (bytes, bytearray, memoryview)) else None
+    if data is None:
+        path = Path(source)  # type: ignore[arg-type]
+        if path.is_dir() or path.suffix in (".pb", ".pbtxt", ".meta"):
+            raise UnsupportedModelError(
+                f"{path}: this version reads .tflite files; convert a TF1 graph with the TFLite converter "
+                "(inference_type=uint8 and quantized_input_stats) first"
+            )
+        return check(tflite.read(path)), path.stat().st_size
+    return check(tflite.read(data)), len(data)
+
+
+def requantize(
+    model: ModelSource,
+    target: TargetSource,
+    *,
+    calibration: Any = None,
+    corrections: str = "auto",
+    io: Interface = "target",
+    pin_range: Mapping[str, tuple[float, float]] | None = None,
+    keep: str | Iterable[str] = (),
+    dry_run: bool = False,
+) -> Result:
+    """Re-expresses an already quantized model for a target.
+
+    Args:
+        model: a path, a TFLite file's bytes, or a Model.
+        target: a built-in name, a path to a target file, a document or a Target.
+        calibration: images or arrays; no correction of this version uses them.
+        corrections: `auto`, `none`, or names separated by commas.
+        io: the interface of the result: `target`, `source` or `float`.
+        pin_range: tensor name -> (minimum, maximum) in real units.
+        keep: regular expressions of ops (code or output tensor name) that stay at the source's precision.
+        dry_run: decide everything, edit nothing: the result carries the source's own model.
+
+    Raises:
+        RequantError: the model, the target or an argument cannot be used; nothing was written.
+    """
+    asked = chosen(corrections)
+    aim = load_target(target)
+    pinned = tuple((name, *bounds) for name, bounds in (pin_range or {}).items())
+    wishes = Wishes(io, pinned, (keep,) if isinstance(keep, str) else tuple(keep))
+    source, size = load_model(model)
+    refuse_unsupported(source)
+    plan = plan_model(source, aim, wishes)
+    for name in asked:
+        plan = CORRECTIONS[name](source, plan)
+    result = source if dry_run else check(_with_gains(apply(source, plan), source, plan))
+    warnings = source.warnings
+    if calibration is not None:
+        warnings = (*warnings, "no correction of this version uses calibration data; it was not read")
+    return Result(result, plan, build(source, result, plan, aim, asked, warnings), size)
+
+
+def prove(result: Result, source: ModelSource) -> str:
+    """Runs the re-expressed model in the default interpreter, in a process of its own.
+
+    Args:
+        result: the re-expressed model.
+        source: where it came from: what the interpreter cannot run to begin with proves nothing.
+
+    Returns:
+        A warning where no proof is possible (a custom op without a kernel here), else an empty string.
+
+    Raises:
+        InterpreterError: the result, or the source already, does not run.
+    """
+    try:
+        prove_runs(result.model_bytes, ("litert",))
+    except InterpreterError as error:
+        custom = sorted({op.name for g in result.model.graphs for op in g.ops if op.code == "CUSTOM"})
+        try:
+            original = source if isinstance(source, bytes) else Path(source).read_bytes()  # type: ignore[arg-type]
+            prove_runs(original, ("litert",))
+        except InterpreterError as own:
+            if custom:
+                return f"the result could not be run: this interpreter has no kernel for {', '.join(custom)}, the source's custom op"
+            raise InterpreterError(f"the source model does not run in the interpreter, so it was not re-expressed: {own}") from own
+        raise InterpreterError(f"the re-expressed model does not run ({error}); please report this model and target") from error
+    return ""
+
+
+def _with_gains(model: Model, source: Model, plan: Plan) -> Model:
+    gains = {
+        graph.tensors[t].name: activation.gain
+        for graph, graph_plan in zip(source.graphs, plan.graphs)
+        for t, activation in sorted(graph_plan.activations.items())
+        if activation.gain != 1.0
+    }
+    if not gains:
+        return model
+    entry = json.dumps({"version": __version__, "target": plan.target, "gains": gains}, sort_keys=True)
+    return model.with_(metadata={**model.metadata, METADATA: entry.encode()})
