@@ -8,6 +8,7 @@ parents before children and aligns data vectors to 16 bytes, as the TFLite schem
 asks and Python's own builder does not.
 """
 
+import functools
 import struct
 from dataclasses import dataclass, field
 from typing import Any
@@ -38,12 +39,32 @@ class Table:
         """The stored value of a field, or the schema's default for it."""
         if name in self.fields:
             return self.fields[name]
-        return next(f.default for f in table_fields(self.kind) if f.name == name)
+        return _defaults(self.kind)[name]
 
     def replace(self, **changes: Any) -> "Table":
         """A copy with some fields changed; None removes a field."""
         merged = {**self.fields, **changes}
         return Table(self.kind, {k: v for k, v in merged.items() if v is not None})
+
+
+@functools.lru_cache(maxsize=None)
+def _defaults(kind: str) -> dict[str, Any]:
+    return {f.name: f.default for f in table_fields(kind)}
+
+
+@functools.lru_cache(maxsize=4096)
+def _layout(kind: str, names: tuple[str, ...]) -> tuple[list[tuple[Field, int]], int, bytes]:
+    """Where each stored field of a table goes, the table's size in bytes, and its vtable."""
+    stored = [f for f in table_fields(kind) if f.name in names]
+    sizes = [_SIZE[f.code] if f.kind == "scalar" else 4 for f in stored]
+    slots, places, inline = [0] * (stored[-1].slot + 1 if stored else 0), [0] * len(stored), 4
+    for i in sorted(range(len(stored)), key=lambda i: (-sizes[i], i)):
+        # Tables start at 4 modulo 8, so that a field of eight bytes can sit right behind the vtable's offset.
+        inline += -(inline + 4) % 8 if sizes[i] == 8 else -inline % sizes[i]
+        places[i], slots[stored[i].slot] = inline, inline
+        inline += sizes[i]
+    vtable = struct.pack(f"<{len(slots) + 2}H", 4 + 2 * len(slots), inline, *slots)
+    return list(zip(stored, places)), inline, vtable
 
 
 class Reader:
@@ -182,20 +203,14 @@ class Writer:
         return self.out
 
     def _table(self, table: Table) -> int:
-        known = {f.name: f for f in table_fields(table.kind)}
-        stored = sorted(((known[n], v) for n, v in table.fields.items()), key=lambda item: item[0].slot)
-        sizes = [_SIZE[f.code] if f.kind == "scalar" else 4 for f, _ in stored]
-        slots, places, inline = [0] * (stored[-1][0].slot + 1 if stored else 0), [0] * len(stored), 4
-        for i in sorted(range(len(stored)), key=lambda i: (-sizes[i], i)):
-            inline += -(inline + (4 if sizes[i] == 8 else 0)) % sizes[i] if sizes[i] < 8 else -(inline + 4) % 8
-            places[i], slots[stored[i][0].slot] = inline, inline
-            inline += sizes[i]
-        vtable = self._vtable(struct.pack(f"<{len(slots) + 2}H", 4 + 2 * len(slots), inline, *slots))
-        self._align(8, 4)  # the fields of eight bytes sit at 4 modulo 8 behind the table's start
+        stored, inline, content = _layout(table.kind, tuple(table.fields))
+        vtable = self._vtable(content)
+        self._align(8, 4)
         at = len(self.out)
         self.out += bytes(inline)
         _I32.pack_into(self.out, at, at - vtable)
-        for (f, value), place in zip(stored, places):
+        for f, place in stored:
+            value = table.fields[f.name]
             if f.kind == "scalar":
                 _STRUCT[f.code].pack_into(self.out, at + place, value)
             else:

@@ -41,11 +41,14 @@ class QuantParams:
 
     def __post_init__(self) -> None:
         """Makes the arrays read-only float32 and int64 of equal length."""
-        scale = np.atleast_1d(np.asarray(self.scale, np.float32))
-        zero_point = np.broadcast_to(np.atleast_1d(np.asarray(self.zero_point, np.int64)), scale.shape)
+        scale = np.asarray(self.scale, np.float32).reshape(-1)
+        zero_point = np.asarray(self.zero_point, np.int64).reshape(-1)
+        if zero_point.size != scale.size:
+            zero_point = np.broadcast_to(zero_point, scale.shape)
         for name, array in (("scale", scale), ("zero_point", zero_point)):
-            array = array.view()
-            array.flags.writeable = False
+            if array.flags.writeable:
+                array = array.view()
+                array.flags.writeable = False
             object.__setattr__(self, name, array)
 
     @property

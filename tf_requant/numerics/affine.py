@@ -27,7 +27,9 @@ def reexpress(
     >>> reexpress(np.array([-3, 0, 5, 300]), 0.5, -127, 127).tolist()
     [-2.0, 0.0, 2.0, 127.0]
     """
-    return np.clip(round_real(np.multiply(values, step, dtype=np.float64), Rounding.HALF_EVEN), low, high)
+    codes = round_real(np.multiply(values, step, dtype=np.float64), Rounding.HALF_EVEN)
+    np.minimum(codes, high, out=codes)
+    return np.maximum(codes, low, out=codes)
 
 
 def code_table(dtype: str, zero_point: int, step: float, low: int, high: int, new_zero_point: int) -> NDArray[np.int64]:

@@ -72,6 +72,20 @@ def round_real(x: ArrayLike, rounding: Rounding | str) -> NDArray[np.float64]:
     return np.asarray(whole + step)
 
 
+def round_half_even_in_place(x: NDArray[np.floating[Any]]) -> None:
+    """HALF_EVEN on a whole array without a copy, in the array's own precision: for bulk work.
+
+    >>> x = np.array([0.5, 1.5, -2.6], np.float32)
+    >>> round_half_even_in_place(x)
+    >>> x.tolist()
+    [0.0, 2.0, -3.0]
+
+    Args:
+        x: float32 or float64[...], overwritten.
+    """
+    np.rint(x, out=x)
+
+
 def shift_right(x: ArrayLike, bits: ArrayLike, rounding: Rounding | str) -> NDArray[np.int64]:
     """x / 2^bits, rounded; exact for every int64 x and every bits >= 0, of which 0 is the identity.
 

@@ -12,7 +12,7 @@ from tf_requant.planning.schemes import activation_dtype
 from tf_requant.targets import Target
 
 _CLIPPINGS = np.linspace(0.6, 1.0, 17)
-_EXPONENTS = (-3, -2, -1, 0)
+_EXPONENTS = (-2, -1, 0)
 
 
 @dataclass(frozen=True, eq=False)

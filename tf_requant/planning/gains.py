@@ -22,7 +22,7 @@ from tf_requant.planning.ranges import RANGE_OVER_DEVIATION, ValueRange
 from tf_requant.planning.weights import Histogram
 from tf_requant.targets import Target
 
-_OCTAVE = 32
+_OCTAVE = 16
 """Candidate gains per octave; the errors repeat with every octave, since scales are powers of two."""
 
 _GRID = 2.0 ** (np.arange(_OCTAVE) / _OCTAVE - 0.5)
@@ -122,13 +122,13 @@ def _best(
 
 
 class _Curve:
-    """The error of one filter over the mantissa of its scale, in steps of 1/32 octave."""
+    """The error of one filter over the mantissa of its scale, in steps of 1/16 octave."""
 
     def __init__(self, link: Link) -> None:
         self.link = link
         h = link.histogram
         steps = 2.0 ** (np.arange(_OCTAVE) / _OCTAVE)
-        exponents = np.ceil(np.log2(h.peak / h.high)) + np.arange(-3, 2)
+        exponents = np.ceil(np.log2(h.peak / h.high)) + np.arange(-3, 1)
         step = (steps[:, None] / 2.0**exponents)[:, :, None]
         error = reexpress(h.values, step, h.low, h.high) / step - h.values
         self._errors = ((error**2) @ h.weights).min(1)

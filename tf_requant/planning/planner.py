@@ -1,15 +1,16 @@
 """(model, target, wishes) -> Plan: places, then classes, gains and activations, then constants."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from tf_requant.errors import UsageError
 from tf_requant.model.graph import Graph, Model, Tensor
-from tf_requant.model.ops import Activation, fused_activation, info
+from tf_requant.model.ops import OPS, Activation, fused_activation, info
 from tf_requant.model.quant import QuantParams
 from tf_requant.plan import ActivationPlan, ConstantPlan, GraphPlan, OpPlan, Plan, View
 from tf_requant.planning.activations import choose
 from tf_requant.planning.classes import (
-    Partition,
     gain_classes,
     parameter_classes,
     pinned_classes,
@@ -20,7 +21,7 @@ from tf_requant.planning.gains import Link, choose_gains
 from tf_requant.planning.places import place_ops
 from tf_requant.planning.ranges import ValueRange, value_range
 from tf_requant.planning.schemes import activation_dtype, expressible, per_channel
-from tf_requant.planning.weights import by_channel, histogram, plan_filter
+from tf_requant.planning.weights import Histogram, by_channel, histogram, plan_filter
 from tf_requant.planning.wishes import Wishes
 from tf_requant.targets import Target
 
@@ -63,10 +64,11 @@ def _plan_graph(graph: Graph, target: Target, wishes: Wishes, called: bool) -> G
     inputs, outputs = _interface(graph, ops, "source" if called else wishes.io)
     io_views = [*zip(graph.inputs, inputs), *zip(graph.outputs, outputs)]
     tensors = target_tensors(graph, ops, io_views)
-    activations = _plan_activations(graph, target, ops, tensors, io_views, wishes)
+    histograms = _histograms(graph, target, ops)
+    activations = _plan_activations(graph, target, ops, tensors, io_views, wishes, histograms)
     ops = _fold_clamps(graph, ops, activations)
     fixed = _fixed_params(graph, target, ops)
-    constants = _plan_constants(graph, target, ops, activations)
+    constants = _plan_constants(graph, target, ops, activations, histograms)
     return GraphPlan(ops, activations, fixed, constants, inputs, outputs)
 
 
@@ -98,6 +100,7 @@ def _plan_activations(
     tensors: list[int],
     io_views: list[tuple[int, View | None]],
     wishes: Wishes,
+    histograms: dict[int, Histogram],
 ) -> dict[int, ActivationPlan]:
     parameters = parameter_classes(graph, ops, tensors, activation_dtype(target))
     gains = gain_classes(graph, ops, tensors)
@@ -112,36 +115,45 @@ def _plan_activations(
     pinned = pinned_classes(graph, ops, gains, io_views)
     for root in ranged:
         pinned.setdefault(gains.find(root), "its range is the user's")
-    links = _links(graph, target, ops, gains)
+    links = [
+        Link(gains.find(op.inputs[OPS[op.code].data]), gains.find(op.outputs[0]), histograms[i])
+        for i, op in enumerate(graph.ops)
+        if i in histograms
+    ]
     gain_of = choose_gains(target, gains, parameters, values, pinned, links)
     fixed = _fixed_params(graph, target, ops)
     plans: dict[int, ActivationPlan] = {}
+    known: dict[tuple[object, ...], ActivationPlan] = {}  # networks repeat themselves: RELU6 has one range
     for root, members in parameters.classes().items():
         gain = gain_of.get(gains.find(root), 1.0)
         if len(members) == 1 and root in fixed and expressible(target, fixed[root]):
             plans[root] = ActivationPlan(fixed[root], 1.0, "fixed by the op that writes it")
             continue
-        choice = choose(target, *values[root], gain, root in ranged)
-        step = values[root][0].scale[0]
-        plan = ActivationPlan(choice.params, gain, choice.reason, choice.error / float(step) ** 2)
+        quant, range_ = values[root]
+        key = (quant.dtype, *quant.scale, *quant.zero_point, *range_.key, gain, root in ranged)
+        if key not in known:
+            choice = choose(target, quant, range_, gain, root in ranged)
+            known[key] = ActivationPlan(choice.params, gain, choice.reason, choice.error / float(quant.scale[0]) ** 2)
+        plan = known[key]
+        if plan.params.identical(quant):
+            plan = replace(plan, params=quant)
         plans.update(dict.fromkeys(members, plan))
     return plans
 
 
-def _links(graph: Graph, target: Target, ops: tuple[OpPlan, ...], gains: Partition) -> list[Link]:
-    """The filters that one power of two has to serve as a whole: their error depends on the gains around them."""
-    links: list[Link] = []
+def _histograms(graph: Graph, target: Target, ops: tuple[OpPlan, ...]) -> dict[int, Histogram]:
+    """By op: the filters that one power of two has to serve as a whole, so that their error depends on gains."""
+    found: dict[int, Histogram] = {}
     if target.activation.scale != "power_of_two" or target.weight.scale != "power_of_two":
-        return links
-    for op, plan in zip(graph.ops, ops):
+        return found
+    for i, (op, plan) in enumerate(zip(graph.ops, ops)):
         row = info(op)
         if row is None or row.filter is None or not plan.on_accelerator or per_channel(target, op.code, row):
             continue
         weights = graph.tensors[op.inputs[row.filter]]
         if weights.quant is not None and not weights.quant.per_channel:
-            values = histogram(target, by_channel(weights, row.channel_axis, 1.0))
-            links.append(Link(gains.find(op.inputs[row.data]), gains.find(op.outputs[0]), values))
-    return links
+            found[i] = histogram(target, by_channel(weights, row.channel_axis, 1.0))
+    return found
 
 
 def _class_values(graph: Graph, members: list[int], named: tuple[float, float] | None) -> tuple[QuantParams, ValueRange]:
@@ -192,7 +204,11 @@ def _fixed_params(graph: Graph, target: Target, ops: tuple[OpPlan, ...]) -> dict
 
 
 def _plan_constants(
-    graph: Graph, target: Target, ops: tuple[OpPlan, ...], plans: dict[int, ActivationPlan]
+    graph: Graph,
+    target: Target,
+    ops: tuple[OpPlan, ...],
+    plans: dict[int, ActivationPlan],
+    histograms: dict[int, Histogram],
 ) -> dict[tuple[int, int], ConstantPlan]:
     constants: dict[tuple[int, int], ConstantPlan] = {}
     for i, op in enumerate(graph.ops):
@@ -200,7 +216,7 @@ def _plan_constants(
         if row is None or ops[i].reads is not View.TARGET:
             continue
         if row.filter is not None:
-            constants.update(_plan_layer(graph, target, i, plans))
+            constants.update(_plan_layer(graph, target, i, plans, histograms.get(i)))
             continue
         for position, t in enumerate(op.inputs):
             tensor = graph.tensors[t] if t >= 0 else None
@@ -218,7 +234,7 @@ def _is_operand(tensor: Tensor) -> bool:
 
 
 def _plan_layer(
-    graph: Graph, target: Target, index: int, plans: dict[int, ActivationPlan]
+    graph: Graph, target: Target, index: int, plans: dict[int, ActivationPlan], known: Histogram | None
 ) -> dict[tuple[int, int], ConstantPlan]:
     op, row = graph.ops[index], info(graph.ops[index])
     assert row is not None and row.filter is not None and row.bias is not None
@@ -229,13 +245,11 @@ def _plan_layer(
     bias = graph.tensors[op.inputs[row.bias]] if has_bias else None
     unit, channels = accumulator_scale(source, weights.quant), weights.shape[row.channel_axis]
     least = least_filter_scale(bias, unit, y.gain, x.params, channels)
-    by_channel = per_channel(target, op.code, row)
-    filter_plan = plan_filter(target, weights, row.channel_axis, y.gain / x.gain, by_channel, least)
+    channelwise = per_channel(target, op.code, row)
+    filter_plan = plan_filter(target, weights, row.channel_axis, y.gain / x.gain, channelwise, least, known)
     result = {(index, row.filter): filter_plan}
     if bias is not None or row.needs_bias:
         wide = target.bias.bits == 64
         result[index, row.bias] = plan_bias(bias, unit, y.gain, x.params, filter_plan.params, wide)
     return result
 
-
-__all__ = ["Partition", "plan_model"]

@@ -10,7 +10,7 @@ from tf_requant.model.graph import Graph
 from tf_requant.model.ops import Activation, fused_activation
 from tf_requant.model.quant import QuantParams, code_limits
 
-_SAMPLES = 257
+_SAMPLES = 129
 RANGE_OVER_DEVIATION = 9.5
 """A training-time range is the extreme of some 10^5 to 10^6 near-normal values: about 4.75 deviations a side."""
 
@@ -34,6 +34,11 @@ class ValueRange:
     clamp: int | None = None
     rectified: bool = False
     edges: bool = False
+
+    @property
+    def key(self) -> tuple[float, int, int, int | None, bool, bool]:
+        """What two equal ranges have in common."""
+        return self.scale, self.low, self.high, self.clamp, self.rectified, self.edges
 
     @property
     def span(self) -> float:

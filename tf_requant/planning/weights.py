@@ -7,6 +7,7 @@ that uses three bits of a shared grid counts as much as one that uses seven.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,30 +20,44 @@ from tf_requant.planning.schemes import is_power_of_two, weight_dtype, weight_li
 from tf_requant.targets import Target
 
 _CLIPPINGS = np.linspace(0.35, 1.0, 27)
+_CHANNEL_CLIPPINGS = np.linspace(0.7, 1.0, 7)
+_AT_ONCE = 1 << 20  # elements of a temporary
+_SAMPLE = 1 << 13  # weights of one filter that its histogram looks at, besides all outliers
 _CEILING_SLACK = 1e-6  # a scale that is a power of two but for float32's last bit
-_WORTH_CLIPPING = 1.3  # a power of two below: only where the outliers stick out by less
 
 
 @dataclass(frozen=True, eq=False)
 class Filter:
-    """A filter as integers by output channel.
+    """A filter by output channel.
 
     Attributes:
-        values: code - zero_point, int16[C, K].
+        codes: the source's 8-bit codes, [C, K].
+        zero_point: int64[1 or C].
         scale: float64[C], the source's scales times the gain ratio: the grid that the target would hold exactly.
         quant: the source's parameters.
-        axis: the output-channel dimension in the file.
     """
 
-    values: NDArray[np.int16]
+    codes: NDArray[np.integer]
+    zero_point: NDArray[np.int64]
     scale: NDArray[np.float64]
     quant: QuantParams
-    axis: int
 
-    @property
+    @cached_property
+    def values(self) -> NDArray[np.int16]:
+        """code - zero_point, int16[C, K]."""
+        return self.codes.astype(np.int16) - self.zero_point.astype(np.int16)[:, None]
+
+    @cached_property
     def peak(self) -> NDArray[np.int64]:
         """max |v| of each channel."""
-        return np.maximum(self.values.max(1, initial=0), -self.values.min(1, initial=0).astype(np.int64))
+        top = self.codes.max(1, initial=np.iinfo(self.codes.dtype).min).astype(np.int64) - self.zero_point
+        bottom = self.codes.min(1, initial=np.iinfo(self.codes.dtype).max).astype(np.int64) - self.zero_point
+        return np.maximum(top, -bottom)
+
+    def some(self, channels: NDArray[np.integer]) -> "Filter":
+        """Only these channels."""
+        zero_point = self.zero_point[channels] if self.zero_point.size > 1 else self.zero_point
+        return Filter(self.codes[channels], zero_point, self.scale[channels], self.quant)
 
 
 def by_channel(tensor: Tensor, axis: int, ratio: float) -> Filter:
@@ -54,16 +69,20 @@ def by_channel(tensor: Tensor, axis: int, ratio: float) -> Filter:
         ratio: the gain of the op's output over that of its input.
     """
     assert tensor.data is not None and tensor.quant is not None
-    quant = tensor.quant
-    codes = tensor.data.reshape(-1, tensor.shape[-1]).T if axis == tensor.data.ndim - 1 else tensor.data.reshape(tensor.shape[0], -1)
-    values = codes.astype(np.int16)
-    values -= quant.zero_point.astype(np.int16)[:, None] if quant.per_channel else int(quant.zero_point[0])
-    scale = np.broadcast_to(quant.scale.astype(np.float64) * ratio, (values.shape[0],))
-    return Filter(values, scale, quant, axis)
+    quant, channels = tensor.quant, tensor.shape[axis]
+    codes = tensor.data.reshape(-1, channels).T if axis == tensor.data.ndim - 1 else tensor.data.reshape(channels, -1)
+    scale = np.full(channels, quant.scale.astype(np.float64) * ratio)
+    return Filter(codes, quant.zero_point, scale, quant)
 
 
 def plan_filter(
-    target: Target, tensor: Tensor, axis: int, ratio: float, per_channel: bool, least: NDArray[np.float64]
+    target: Target,
+    tensor: Tensor,
+    axis: int,
+    ratio: float,
+    per_channel: bool,
+    least: NDArray[np.float64],
+    known: "Histogram | None" = None,
 ) -> ConstantPlan:
     """The new parameters of one filter.
 
@@ -74,6 +93,7 @@ def plan_filter(
         ratio: the gain of the op's output over that of its input.
         per_channel: whether this op may have one scale per output channel.
         least: float64[C], scales below which the bias would leave its type.
+        known: the filter's histogram where it was already taken.
     """
     assert tensor.quant is not None
     if _already_legal(target, tensor, ratio, per_channel):
@@ -81,8 +101,10 @@ def plan_filter(
     filter_ = by_channel(tensor, axis, ratio)
     if not target.weight.symmetric:
         return _asymmetric(target, filter_)
-    choose = _symmetric_per_channel if per_channel else _symmetric_per_tensor
-    scale, reason, error = choose(target, filter_, least)
+    if per_channel:
+        scale, reason, error = _symmetric_per_channel(target, filter_, least)
+    else:
+        scale, reason, error = _symmetric_per_tensor(target, filter_, known)
     params = QuantParams(weight_dtype(target), np.float32(scale), 0, axis if per_channel else 0)
     return _plan(target, filter_, params, reason, error)
 
@@ -106,7 +128,9 @@ def _already_legal(target: Target, tensor: Tensor, ratio: float, per_channel: bo
     return bool(not quant.zero_point.any() and tensor.data.min(initial=0) >= low and tensor.data.max(initial=0) <= high)
 
 
-def relative_error(filter_: Filter, scale: NDArray[np.float64], low: int, high: int, zero_point: int = 0) -> NDArray[np.float64]:
+def relative_error(
+    filter_: Filter, scale: NDArray[np.float64], low: int, high: int, zero_point: int = 0
+) -> NDArray[np.float64]:
     """Squared error over squared weight of each output channel, for one candidate scale a channel.
 
     Args:
@@ -130,45 +154,57 @@ def _symmetric_per_channel(
     low, high = weight_limits(target)
     peak = filter_.peak
     if target.weight.scale == "power_of_two":
-        return _power_of_two_per_channel(filter_, peak, low, high, least)
+        return _power_of_two_per_channel(filter_, peak, high, least)
     scale = filter_.scale.copy()
     outside = np.flatnonzero(peak > high)
-    error = np.zeros(scale.size)
+    error = 0.0
     if outside.size:
-        some = Filter(filter_.values[outside], scale[outside], filter_.quant, filter_.axis)
+        some = filter_.some(outside)
         fit = scale[outside] * peak[outside] / high
-        candidates = [some.scale, *(fit * c for c in _CLIPPINGS)]
-        errors = np.stack([relative_error(some, c, low, high) for c in candidates])
-        best = errors.argmin(0)
-        scale[outside] = np.stack(candidates)[best, np.arange(outside.size)]
-        error[outside] = errors.min(0)
+        candidates = np.stack([some.scale, *(fit * c for c in _CHANNEL_CLIPPINGS)])
+        errors = _candidate_errors(some, candidates, low, high)
+        scale[outside] = candidates[errors.argmin(0), np.arange(outside.size)]
+        error = float(errors.min(0).sum()) / scale.size
     scale = np.maximum(scale, least)
     reason = "exact at the source's step" if not outside.size else (
         f"exact at the source's step in {scale.size - outside.size} of {scale.size} channels, the others rescaled"
     )  # fmt: skip
-    return scale, reason, float(error.mean())
+    return scale, reason, error
+
+
+def _candidate_errors(
+    filter_: Filter, candidates: NDArray[np.float64], low: int, high: int
+) -> NDArray[np.float64]:
+    """`relative_error` of several candidates a channel, float64[N, C] from scales float64[N, C]."""
+    if candidates.shape[0] * filter_.values.size > _AT_ONCE:
+        return np.stack([relative_error(filter_, c, low, high) for c in candidates])
+    step = (filter_.scale / candidates)[:, :, None]
+    error = reexpress(filter_.values, step, low, high) / step - filter_.values
+    energy = np.einsum("ck,ck->c", filter_.values, filter_.values, dtype=np.float64)
+    return np.asarray(np.einsum("nck,nck->nc", error, error) / np.maximum(energy, 1e-30))
 
 
 def _power_of_two_per_channel(
-    filter_: Filter, peak: NDArray[np.int64], low: int, high: int, least: NDArray[np.float64]
+    filter_: Filter, peak: NDArray[np.int64], high: int, least: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], str, float]:
     # A channel of zeros keeps the source's magnitude: its scale only carries the bias.
     top = filter_.scale * np.where(peak > 0, peak / high, 1.0)
     exponent = np.ceil(np.log2(top) - _CEILING_SLACK)
-    error = relative_error(filter_, 2.0**exponent, low, high)
-    near = np.flatnonzero((peak > 0) & (top <= _WORTH_CLIPPING * 2.0 ** (exponent - 1)))
+    # Half the step takes three quarters of the rounding noise of step^2 / 12 a weight, and clips the peaks.
+    half = 2.0 ** (exponent - 1) / filter_.scale
+    saved = half**2 * filter_.codes.shape[1] / 4
+    near = np.flatnonzero((peak > 0) & (np.maximum(peak - high * half, 0) ** 2 < saved))
     if near.size:
-        some = Filter(filter_.values[near], filter_.scale[near], filter_.quant, filter_.axis)
-        finer = relative_error(some, 2.0 ** (exponent[near] - 1), low, high)
-        better = finer < error[near]
-        exponent[near[better]] -= 1
-        error[near[better]] = finer[better]
+        excess = np.abs(filter_.some(near).values).astype(np.float32) - (high * half[near]).astype(np.float32)[:, None]
+        np.maximum(excess, 0, out=excess)
+        exponent[near[np.einsum("ck,ck->c", excess, excess) < saved[near]]] -= 1
     exponent = np.maximum(exponent, np.ceil(np.log2(np.maximum(least, 1e-300))))
-    return 2.0**exponent, "power of two by channel, least error", float(error.mean())
+    noise = (2.0**exponent / (filter_.scale * np.maximum(peak, 1))) ** 2 / 12
+    return 2.0**exponent, "power of two by channel, least error", float(noise.mean())
 
 
 def _symmetric_per_tensor(
-    target: Target, filter_: Filter, least: NDArray[np.float64]
+    target: Target, filter_: Filter, known: "Histogram | None"
 ) -> tuple[NDArray[np.float64], str, float]:
     low, high = weight_limits(target)
     if filter_.quant.per_channel:
@@ -182,20 +218,20 @@ def _symmetric_per_tensor(
         candidates, label = np.array([step, *(fit * _CLIPPINGS)]), "symmetric"
     if peak <= high and candidates[0] == step:
         return candidates[:1], "exact at the source's step", 0.0
-    h, ratio = histogram(target, filter_), step / candidates[:, None]
+    h, ratio = known or histogram(target, filter_), step / candidates[:, None]
     errors = (reexpress(h.values, ratio, low, high) / ratio - h.values) ** 2 @ h.weights
     best = int(np.argmin(errors))
-    clipped = int((np.abs(filter_.values) > high * candidates[best] / step).sum())
     what = "the source's step" if candidates[best] == step else f"step {candidates[best] / step:.4g} times the source's"
-    return candidates[best : best + 1], f"{label}, {what}, {clipped} weights clipped", float(errors[best])
+    clipped = f", weights beyond {high * candidates[best] / step:.4g} source steps clipped" if fit > candidates[best] else ""
+    return candidates[best : best + 1], f"{label}, {what}{clipped}", float(errors[best])
 
 
 @dataclass(frozen=True, eq=False)
 class Histogram:
-    """The distinct values of a filter with one scale, each weighted by its share of its channel's energy.
+    """The distinct magnitudes of a filter with one scale, each weighted by its share of its channel's energy.
 
     Attributes:
-        values: the distinct v = code - zero_point.
+        values: the distinct |v|, v = code - zero_point.
         weights: the mean over output channels of (count of v) / (sum of v^2): the error of a value times its
             weight is its part in the mean relative error.
         scale: the source's scale.
@@ -212,17 +248,31 @@ class Histogram:
     @property
     def peak(self) -> int:
         """max |v|."""
-        return max(1, int(np.abs(self.values).max(initial=1)))
+        return max(1, int(self.values.max(initial=1)))
 
 
 def histogram(target: Target, filter_: Filter) -> Histogram:
-    """The weighted histogram of a filter whose source has one scale."""
-    values = filter_.values
-    energy = np.einsum("ck,ck->c", values, values, dtype=np.float64)
-    share = 1.0 / np.maximum(energy, 1.0) / values.shape[0]
-    counts = np.bincount((values + np.int16(256)).ravel(), weights=np.repeat(share, values.shape[1]), minlength=512)
+    """The weighted histogram of |v| of a filter whose source has one scale.
+
+    The bulk comes from an evenly spaced sample of each channel; the rare values that a clip would
+    touch are all counted.
+    """
+    low, high = weight_limits(target)
+    zero_point, size = int(filter_.zero_point[0]), filter_.codes.shape[1]
+    every = max(1, filter_.codes.size // _SAMPLE)
+    stride = next(s for s in range(min(every, size), 0, -1) if size % s or s == 1)
+    bulk = np.abs(filter_.codes[:, ::stride].astype(np.int16) - np.int16(zero_point))
+    energy = np.einsum("ck,ck->c", bulk, bulk, dtype=np.float32) * (size / bulk.shape[1])
+    share = 1.0 / np.maximum(energy, 1.0) / energy.size
+    counts = np.bincount(bulk.ravel(), weights=np.repeat(share, bulk.shape[1]), minlength=512) * (size / bulk.shape[1])
+    if stride > 1 and filter_.peak.max() > high:
+        rows = np.flatnonzero(filter_.peak > high)
+        outliers = np.abs(filter_.codes[rows].astype(np.int16) - np.int16(zero_point))
+        counts[high + 1 :] = 0
+        where, beyond = np.nonzero(outliers > high)
+        np.add.at(counts, outliers[where, beyond], share[rows[where]])
     present = np.flatnonzero(counts)
-    return Histogram(present - 256, counts[present], float(filter_.scale[0]), *weight_limits(target))
+    return Histogram(present, counts[present], float(filter_.scale[0]), low, high)
 
 
 def _per_tensor_from_channels(

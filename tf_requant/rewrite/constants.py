@@ -6,7 +6,11 @@ from numpy.typing import NDArray
 from tf_requant.model.graph import Tensor
 from tf_requant.model.quant import code_limits
 from tf_requant.numerics.affine import code_table, reexpress
+from tf_requant.numerics.rounding import round_half_even_in_place
 from tf_requant.plan import ConstantPlan
+
+
+_BLOCK = 1 << 16  # elements
 
 
 def is_unchanged(tensor: Tensor, plan: ConstantPlan) -> bool:
@@ -34,40 +38,57 @@ def zeros(name: str, shape: tuple[int, ...], plan: ConstantPlan) -> Tensor:
 
 def _codes(tensor: Tensor, plan: ConstantPlan, axis: int) -> NDArray[np.integer]:
     assert tensor.data is not None
-    data, quant, new = tensor.data, tensor.quant, plan.params
-    dtype, zero_point = np.dtype(new.dtype), int(new.zero_point[0])
-    low, high = _limits(plan)
-    step = plan.step
-    per_channel = isinstance(step, np.ndarray) and step.size > 1 or (quant is not None and quant.zero_point.any() and quant.per_channel)
-    if not per_channel:
-        step = float(np.ravel(step)[0])
-        old = 0 if quant is None else int(quant.zero_point[0])
-        if data.dtype.itemsize == 1:
-            table = code_table(data.dtype.name, old, step, low, high, zero_point).astype(dtype)
-            return np.take(table, data.view(np.uint8))
-        shifted = reexpress(data.astype(np.int64) - old, step, low - zero_point, high - zero_point)
-        return (shifted + zero_point).astype(dtype)
-    return _by_channel(tensor, np.asarray(step, np.float64), axis, low, high, zero_point).astype(dtype)
+    step = np.atleast_1d(np.asarray(plan.step, np.float64))
+    shared = step.size == 1 and (tensor.quant is None or tensor.quant.zero_point.size == 1 or not tensor.quant.zero_point.any())
+    if shared:
+        return _shared_step(tensor, plan, float(step[0]))
+    # Most channels of a filter keep their step: all bytes at once as if every one did, then the others anew.
+    result = _shared_step(tensor, plan, 1.0) if (step == 1).any() else np.empty(tensor.data.shape, plan.params.dtype)
+    _redo_channels(result, tensor, plan, step, axis)
+    return result
 
 
-def _by_channel(
-    tensor: Tensor, step: NDArray[np.float64], axis: int, low: int, high: int, zero_point: int
-) -> NDArray[np.integer]:
-    """Channels whose step is one are copied as integers; only the others are multiplied and rounded."""
+def _shared_step(tensor: Tensor, plan: ConstantPlan, step: float) -> NDArray[np.integer]:
+    """One step for every element: a table of 256 codes where the codes are bytes."""
     assert tensor.data is not None
-    shape = [1] * tensor.data.ndim
-    shape[axis] = -1
-    old = np.zeros(1, np.int64) if tensor.quant is None else tensor.quant.zero_point
-    work = np.int16 if tensor.data.dtype.itemsize == 1 else np.int64
-    values = tensor.data.astype(work) - old.astype(work).reshape(shape)
-    step = np.broadcast_to(step, (tensor.data.shape[axis],))
-    result = np.clip(values, low - zero_point, high - zero_point)
-    inexact = np.flatnonzero(step != 1)
-    if inexact.size:
-        where = (slice(None),) * axis + (inexact,)
-        new = reexpress(values[where], step[inexact].reshape(shape), low - zero_point, high - zero_point)
-        result[where] = new
-    return result + zero_point if zero_point else result
+    data, dtype, new = tensor.data, np.dtype(plan.params.dtype), int(plan.params.zero_point[0])
+    old = 0 if tensor.quant is None else int(tensor.quant.zero_point[0])
+    low, high = _limits(plan)
+    if data.dtype.itemsize == 1:
+        table = code_table(data.dtype.name, old, step, low, high, new).astype(dtype)
+        if dtype.itemsize == 1:
+            return np.frombuffer(data.tobytes().translate(table.tobytes()), dtype).reshape(data.shape).copy()
+        return table[data.view(np.uint8)]
+    shifted = reexpress(data.astype(np.int64) - old, step, low - new, high - new)
+    return (shifted + new).astype(dtype)
+
+
+def _redo_channels(
+    result: NDArray[np.integer], tensor: Tensor, plan: ConstantPlan, step: NDArray[np.float64], axis: int
+) -> None:
+    """Writes the channels whose step isn't one, in blocks that stay in the cache."""
+    assert tensor.data is not None
+    low, high = _limits(plan)
+    new = int(plan.params.zero_point[0])
+    old = np.zeros(1) if tensor.quant is None else tensor.quant.zero_point.astype(np.float64)
+    channels, target = np.moveaxis(tensor.data, axis, 0), np.moveaxis(result, axis, 0)
+    # 8-bit values times a step: float32 is nearest to within 2^-16 of a step; biases and int16 need float64.
+    work = np.float32 if tensor.data.dtype.itemsize == 1 else np.float64
+    exact, step, old = step, step.astype(work), old.astype(work)
+    step, old = np.broadcast_to(step, channels.shape[:1]), np.broadcast_to(old, channels.shape[:1])
+    redo = np.flatnonzero((exact != 1) | (old != old[0]))
+    rows = max(1, _BLOCK // max(1, channels[0].size))
+    column = (slice(None), *(None,) * (channels.ndim - 1))
+    for start in range(0, redo.size, rows):
+        some = redo[start : start + rows]
+        some = slice(some[0], some[-1] + 1) if some[-1] - some[0] + 1 == some.size else some
+        values = channels[some].astype(work)
+        values -= old[some][column]
+        values *= step[some][column]
+        round_half_even_in_place(values)
+        np.minimum(values, high - new, out=values)
+        np.maximum(values, low - new, out=values)
+        target[some] = values if new == 0 else values + new
 
 
 def _limits(plan: ConstantPlan) -> tuple[int, int]:
