@@ -51,6 +51,11 @@ def main(argv: list[str] | None = None) -> int:
         return BUG
 
 
+def entry() -> None:
+    """The console script."""
+    sys.exit(main())
+
+
 def _run(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("--help", "-h", "-help", "help"):
         print(_overview())
