@@ -263,7 +263,7 @@ def test_images_alone_leave_the_other_inputs_at_real_zero(tmp_path: Path) -> Non
 
 
 def write_records(path: Path, examples: list[bytes]) -> Path:
-    from tf_requant.io.data import _masked_crc32c
+    from tf_requant.io.tfrecord import _masked_crc32c
 
     headers = (struct.pack("<Q", len(data)) for data in examples)
     records = (h + struct.pack("<I", _masked_crc32c(h)) + d + bytes(4) for h, d in zip(headers, examples, strict=True))
@@ -272,7 +272,7 @@ def write_records(path: Path, examples: list[bytes]) -> Path:
 
 
 def test_the_checksum_is_crc32c_masked() -> None:
-    from tf_requant.io.data import _masked_crc32c
+    from tf_requant.io.tfrecord import _masked_crc32c
 
     crc32c = 0xE3069283  # the check value of CRC-32/ISCSI, of b"123456789"
     assert _masked_crc32c(b"123456789") == ((crc32c >> 15 | crc32c << 17) + 0xA282EAD8) % 2**32 == 0xC78AB0E5

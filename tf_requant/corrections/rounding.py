@@ -62,7 +62,7 @@ def balanced(wanted: NDArray[np.float32], low: int, high: int) -> NDArray[np.flo
     """Rounds each row to integers whose sum is the row's own sum to half a step, where its limits allow.
 
     >>> balanced(np.float32([[0.4, 0.4, 0.4, 0.3]]), -127, 127).astype(int).tolist()
-    [[1, 0, 1, 0]]
+    [[1, 1, 0, 0]]
 
     Args:
         wanted: float32[C, K].

@@ -9,7 +9,6 @@ import hashlib
 import io
 import os
 import re
-import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -20,24 +19,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tf_requant.errors import CalibrationError
-from tf_requant.numerics.rounding import Rounding, round_real
+from tf_requant.io.pixels import InputSpec, feed, quantize, source_codes
+from tf_requant.io.tfrecord import parse_example, record_spans
+
+__all__ = ["InputSpec", "Samples", "feed", "load_samples", "source_codes"]
 
 _Arrays = dict[str, NDArray[Any]]
 _Stats = tuple[float, float]
 _Loaded = tuple[int, NDArray[Any] | None, Callable[[], Iterator[_Arrays]]]
 _DEFAULT_STATS = (127.5, 127.5)
 _IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp"}
-
-
-@dataclass(frozen=True)
-class InputSpec:
-    """A model's input: real = scale * (code - zero_point); scale 0.0 means not quantized. Axis 0 is the batch."""
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: str
-    scale: float = 0.0
-    zero_point: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,66 +80,6 @@ class Samples:
             hashlib.sha256(b"".join(batch[spec.name].tobytes() for spec in self.inputs)).hexdigest()
             for batch in self.codes(1)
         }
-
-
-def source_codes(pixels: NDArray[Any], dtype: str, input_stats: _Stats = _DEFAULT_STATS) -> NDArray[Any]:
-    """Turn uint8 pixels into input codes: p (uint8), p - 128 (int8), (p - mean) / std (float32).
-
-    An array that is in the input's own dtype holds codes already and is returned as it is.
-
-    Raises:
-        CalibrationError: a pixel means nothing to such an input (int16, for example).
-
-    >>> source_codes(np.array([0, 128, 255], np.uint8), "int8").tolist()
-    [-128, 0, 127]
-
-    """
-    if pixels.dtype.name == dtype:
-        return pixels
-    if pixels.dtype == np.uint8 and dtype == "int8":
-        return (pixels.astype(np.int16) - 128).astype(np.int8)
-    if pixels.dtype == np.uint8 and dtype == "float32":
-        mean, std = input_stats
-        return ((pixels.astype(np.float64) - mean) / std).astype(np.float32)
-    raise CalibrationError(f"{pixels.dtype} values mean nothing to an input of type {dtype}: give its {dtype} codes")
-
-
-def feed(
-    values: NDArray[Any], source: InputSpec, candidate: InputSpec, input_stats: _Stats = _DEFAULT_STATS
-) -> NDArray[Any]:
-    """Give the candidate the same real value: clamp(round_half_away(s_src * (code - z_src) / s_cand) + z_cand).
-
-    Args:
-        values: pixels, or the source's input codes.
-        source: the source model's input.
-        candidate: the candidate's; a float one gets the real value, one of equal scale an exact shift.
-        input_stats: for pixels into a float source.
-
-    """
-    codes = source_codes(values, source.dtype, input_stats)
-    if (source.dtype, source.scale, source.zero_point) == (candidate.dtype, candidate.scale, candidate.zero_point):
-        return codes
-    floating = [np.dtype(spec.dtype).kind == "f" for spec in (source, candidate)]
-    if any(not spec.scale and not is_float for spec, is_float in zip((source, candidate), floating, strict=True)):
-        raise CalibrationError(
-            f"input '{source.name}' ({source.dtype}) has no real value in '{candidate.name}' ({candidate.dtype}): "
-            "one of them is an integer without a scale"
-        )
-    if source.scale and source.scale == candidate.scale:
-        return _saturate(codes.astype(np.int64) - source.zero_point, candidate)
-    real = codes.astype(np.float64)
-    if source.scale:
-        real = source.scale * (real - source.zero_point)
-    return real.astype(candidate.dtype) if floating[1] else _quantize(real, candidate)
-
-
-def _quantize(real: NDArray[np.float64], spec: InputSpec) -> NDArray[Any]:
-    return _saturate(round_real(real / spec.scale, Rounding.HALF_AWAY), spec)
-
-
-def _saturate(steps: NDArray[Any], spec: InputSpec) -> NDArray[Any]:
-    limits = np.iinfo(spec.dtype)
-    return np.clip(steps + spec.zero_point, limits.min, limits.max).astype(spec.dtype)
 
 
 def load_samples(source: Any, inputs: Sequence[InputSpec], input_stats: _Stats = _DEFAULT_STATS) -> Samples:
@@ -280,7 +211,7 @@ def _values(value: NDArray[Any], spec: InputSpec, where: str) -> NDArray[Any]:
             f"{where}: real values {np.min(value):g} to {np.max(value):g} lie far outside what input '{spec.name}' "
             f"can hold, {low:g} to {high:g}: give pixels as uint8, codes as {spec.dtype}, or real values"
         )
-    return _quantize(value.astype(np.float64), spec)
+    return quantize(value.astype(np.float64), spec)
 
 
 def _from_stream(source: Any, inputs: tuple[InputSpec, ...]) -> _Loaded:
@@ -336,13 +267,13 @@ def _split(element: Any, inputs: tuple[InputSpec, ...]) -> tuple[list[Any], Any]
 def _from_records(path: Path, inputs: tuple[InputSpec, ...]) -> _Loaded:
     """Index a TFRecord file of tf.train.Example; the images stay in the file until they are read."""
     spec = _image_input(inputs, str(path))
-    spans = list(_record_spans(path))
+    spans = list(record_spans(path))
 
     def examples() -> Iterator[tuple[bytes, int | None]]:
         with path.open("rb") as file:
             for number, (offset, length) in enumerate(spans):
                 file.seek(offset)
-                yield _parse_example(file.read(length), f"{path} record {number}")
+                yield parse_example(file.read(length), f"{path} record {number}")
 
     def read() -> Iterator[_Arrays]:
         for number, (image, _) in enumerate(examples()):
@@ -351,74 +282,3 @@ def _from_records(path: Path, inputs: tuple[InputSpec, ...]) -> _Loaded:
     labels = [label for _, label in examples()]
     return len(spans), None if None in labels else np.array(labels), read
 
-
-def _record_spans(path: Path) -> Iterator[tuple[int, int]]:
-    """Yield each record's (offset, length): uint64 length, masked CRC of it, the data, masked CRC of the data."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        while (offset := file.tell()) < size:
-            header = file.read(12)
-            length, checksum = struct.unpack("<QI", header) if len(header) == 12 else (0, -1)
-            if checksum != _masked_crc32c(header[:8]) or offset + 16 + length > size:
-                raise CalibrationError(
-                    f"{path} is no uncompressed TFRecord file, or is damaged: byte {offset} starts no whole record "
-                    "(data is a folder of images, .npy, .npz or TFRecord)"
-                )
-            yield offset + 12, length
-            file.seek(offset + 16 + length)
-
-
-def _masked_crc32c(data: bytes) -> int:
-    """Checksum as tensorflow/core/lib/hash/crc32c.h masks it: CRC-32C, rotated right by 15, plus 0xa282ead8."""
-    crc = 0xFFFFFFFF
-    for byte in data:
-        crc ^= byte
-        for _ in range(8):
-            crc = (crc >> 1) ^ (0x82F63B78 if crc & 1 else 0)
-    crc ^= 0xFFFFFFFF
-    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
-
-
-def _parse_example(data: bytes, where: str) -> tuple[bytes, int | None]:
-    """Read `image/encoded` and `image/class/label` off a serialized tf.train.Example."""
-    values: dict[bytes, Any] = {}
-    try:
-        for features in (value for number, value in _fields(data) if number == 1):
-            for entry in (value for number, value in _fields(features) if number == 1):
-                pair = dict(_fields(entry))
-                for _, several in _fields(pair.get(2, b"")):  # BytesList, FloatList or Int64List
-                    values[pair[1]] = next((value for _, value in _fields(several)), None)
-        label = values.get(b"image/class/label")
-        label = _varint(label, 0)[0] if isinstance(label, bytes) else label  # a packed list arrives as bytes
-    except (IndexError, KeyError, TypeError, ValueError) as error:
-        raise CalibrationError(f"{where} is no tf.train.Example") from error
-    if not isinstance(values.get(b"image/encoded"), bytes):
-        raise CalibrationError(f"{where} has no image/encoded, it has {sorted(map(bytes.decode, values))}")
-    return values[b"image/encoded"], label
-
-
-def _fields(message: bytes) -> Iterator[tuple[int, Any]]:
-    """Yield (field number, int or bytes) of a serialized protobuf message."""
-    position = 0
-    while position < len(message):
-        key, position = _varint(message, position)
-        value: Any
-        if key & 7 == 0:
-            value, position = _varint(message, position)
-        else:
-            length, position = _varint(message, position) if key & 7 == 2 else ({1: 8, 5: 4}[key & 7], position)
-            value = message[position : position + length]
-            position += length
-            if position > len(message):
-                raise ValueError("a field is longer than its message")
-        yield key >> 3, value
-
-
-def _varint(message: bytes, position: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        byte = message[position]
-        value |= (byte & 127) << shift
-        position, shift = position + 1, shift + 7
-        if byte < 128:
-            return value - (1 << 64) if value >> 63 else value, position

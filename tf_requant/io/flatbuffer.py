@@ -47,7 +47,7 @@ class Table:
         return Table(self.kind, {k: v for k, v in merged.items() if v is not None})
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _defaults(kind: str) -> dict[str, Any]:
     return {f.name: f.default for f in table_fields(kind)}
 

@@ -59,7 +59,7 @@ def snake_case(name: str) -> str:
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def table_fields(table: str) -> tuple[Field, ...]:
     """The fields of one table of the schema, by ascending slot.
 
@@ -107,13 +107,13 @@ def _union_name(accessor: str) -> str:
     ]
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def union_members(union: str) -> dict[int, str]:
     """The tables of a union by their type number; 0 (NONE) is left out."""
     return {v: k for k, v in vars(getattr(bindings, union)).items() if not k.startswith("_") and v != 0}
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def enum_names(enum: str) -> dict[int, str]:
     """The members of an enum of the schema by number, e.g. `BuiltinOperator` -> {3: "CONV_2D", ...}."""
     return {v: k for k, v in vars(getattr(bindings, enum)).items() if not k.startswith("_")}

@@ -87,7 +87,7 @@ def round_half_even_in_place(x: NDArray[np.floating[Any]]) -> None:
 
 
 def shift_right(x: ArrayLike, bits: ArrayLike, rounding: Rounding | str) -> NDArray[np.int64]:
-    """x / 2^bits, rounded; exact for every int64 x and every bits >= 0, of which 0 is the identity.
+    """X / 2^bits, rounded; exact for every int64 x and every bits >= 0, of which 0 is the identity.
 
     >>> x = [-12, -6, -5, -2, -1, 0, 1, 2, 5, 6]
     >>> for rounding in Rounding:

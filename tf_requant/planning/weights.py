@@ -44,12 +44,12 @@ class Filter:
 
     @cached_property
     def values(self) -> NDArray[np.int16]:
-        """code - zero_point, int16[C, K]."""
+        """Code - zero_point, int16[C, K]."""
         return self.codes.astype(np.int16) - self.zero_point.astype(np.int16)[:, None]
 
     @cached_property
     def peak(self) -> NDArray[np.int64]:
-        """max |v| of each channel."""
+        """Max |v| of each channel."""
         top = self.codes.max(1, initial=np.iinfo(self.codes.dtype).min).astype(np.int64) - self.zero_point
         bottom = self.codes.min(1, initial=np.iinfo(self.codes.dtype).max).astype(np.int64) - self.zero_point
         return np.maximum(top, -bottom)
@@ -247,7 +247,7 @@ class Histogram:
 
     @property
     def peak(self) -> int:
-        """max |v|."""
+        """Max |v|."""
         return max(1, int(self.values.max(initial=1)))
 
 

@@ -9,7 +9,6 @@ from tf_requant.numerics.affine import code_table, reexpress
 from tf_requant.numerics.rounding import round_half_even_in_place
 from tf_requant.plan import ConstantPlan
 
-
 _BLOCK = 1 << 16  # elements
 
 
