@@ -168,7 +168,8 @@ class _OpCodes:
         names = {name: number for number, name in enum_names("BuiltinOperator").items()}
         own: list[Table] = list(model.opaque.root.get("operator_codes") or ())
         unchanged = all(
-            op.opaque is not None and _key(own[op.opaque.get("opcode_index")], names) == (names[op.code], op.version, op.custom_code)
+            op.opaque is not None
+            and _key(own[op.opaque.get("opcode_index")], names) == (names[op.code], op.version, op.custom_code)
             for g in model.graphs
             for op in g.ops
         )

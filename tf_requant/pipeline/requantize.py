@@ -147,7 +147,7 @@ def prove(result: Result, source: ModelSource) -> str:
             prove_runs(original, ("litert",))
         except InterpreterError as own:
             if custom:
-                return f"the result could not be run: this interpreter has no kernel for {', '.join(custom)}, the source's custom op"
+                return f"the result could not be run: this interpreter has no kernel for the custom op {', '.join(custom)}"
             raise InterpreterError(f"the source model does not run in the interpreter, so it was not re-expressed: {own}") from own
         raise InterpreterError(f"the re-expressed model does not run ({error}); please report this model and target") from error
     return ""

@@ -5,6 +5,8 @@ from collections.abc import Hashable, Iterable
 from tf_requant.model.graph import Graph, Op
 from tf_requant.model.ops import Activation, fused_activation, info
 from tf_requant.plan import OpPlan, View
+from tf_requant.planning.schemes import activation_dtype
+from tf_requant.targets import Target
 
 
 class Partition:
@@ -51,19 +53,21 @@ def target_tensors(graph: Graph, ops: tuple[OpPlan, ...], io_views: Iterable[tup
     return sorted(seen)
 
 
-def parameter_classes(graph: Graph, ops: tuple[OpPlan, ...], tensors: list[int], dtype: str) -> Partition:
-    """Joins the tensors that an accelerated `same` op ties together.
+def parameter_classes(graph: Graph, ops: tuple[OpPlan, ...], tensors: list[int], target: Target) -> Partition:
+    """Joins the tensors that an accelerated op ties together, because its kernel or the target's rule copies codes.
 
     Args:
         graph: the graph.
         ops: where its ops run.
         tensors: the activations with a TARGET view.
-        dtype: the type of activations on the target; in uint8, CONCATENATION rescales and ties nothing.
+        target: the accelerator; in uint8, CONCATENATION rescales and ties nothing.
     """
-    partition = Partition(tensors)
+    partition, dtype = Partition(tensors), activation_dtype(target)
     for op, plan in zip(graph.ops, ops):
-        row = info(op)
-        if row is not None and plan.on_accelerator and row.rule == "same" and dtype not in row.rescales:
+        row, rule = info(op), target.rule(op.code)
+        if row is None or not plan.on_accelerator:
+            continue
+        if (row.rule == "same" and dtype not in row.rescales) or (rule is not None and rule.scale == "same"):
             partition.join(_activations(graph, op))
     return partition
 
@@ -106,7 +110,7 @@ def pinned_classes(
             if fused_activation(op) in (Activation.RELU_N1_TO_1, Activation.TANH, Activation.SIGN_BIT):
                 pin(op.outputs[0], f"{graph.where(index)} clamps at fixed values")
             continue
-        if row is not None and row.scale_free:
+        if row is not None and row.scale_free and plan.reads is View.TARGET:
             continue
         for tensor in (*op.inputs, *op.outputs):
             pin(tensor, f"{graph.where(index)} works on real values")

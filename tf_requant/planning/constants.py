@@ -57,7 +57,7 @@ def plan_bias(
     step = np.broadcast_to(unit * gain / new_unit, np.broadcast_shapes(unit.shape, new_unit.shape))
     dtype = "int64" if wide else "int32"
     exact = bool((step == 1).all())
-    if bias is not None and exact and bias.quant is not None and bias.dtype == dtype and bias.quant.scale.size == new_unit.size:
+    if bias is not None and exact and bias.dtype == dtype and bias.quant is not None and _says(bias.quant, new_unit):
         return ConstantPlan(bias.quant, 1.0, "as in the source")
     params = QuantParams(dtype, new_unit.astype(np.float32), 0, 0)
     reason = "codes as in the source" if exact else "rounded once to input scale times filter scale"
@@ -66,6 +66,11 @@ def plan_bias(
         if peak > code_limits(dtype)[1]:
             reason += f", saturated: the largest code would be {peak:.3g}"
     return ConstantPlan(params, 1.0 if exact else step, reason if bias is not None else "a zero bias, which the kernels need")
+
+
+def _says(stored: QuantParams, unit: NDArray[np.float64]) -> bool:
+    """Whether a bias's stored scale is the accumulator's, up to how converters round the product."""
+    return stored.scale.size == unit.size and bool(np.allclose(stored.scale, unit, rtol=1e-6, atol=0))
 
 
 def plan_operand(target: Target, tensor: Tensor, gain: float, tied_to: QuantParams | None) -> ConstantPlan:

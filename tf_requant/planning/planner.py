@@ -11,6 +11,7 @@ from tf_requant.model.quant import QuantParams
 from tf_requant.plan import ActivationPlan, ConstantPlan, GraphPlan, OpPlan, Plan, View
 from tf_requant.planning.activations import choose
 from tf_requant.planning.classes import (
+    Partition,
     gain_classes,
     parameter_classes,
     pinned_classes,
@@ -19,7 +20,7 @@ from tf_requant.planning.classes import (
 from tf_requant.planning.constants import accumulator_scale, least_filter_scale, plan_bias, plan_operand
 from tf_requant.planning.gains import Link, choose_gains
 from tf_requant.planning.places import place_ops
-from tf_requant.planning.ranges import ValueRange, value_range
+from tf_requant.planning.ranges import ValueRange, implied_activation, value_range
 from tf_requant.planning.schemes import activation_dtype, expressible, per_channel
 from tf_requant.planning.weights import Histogram, by_channel, histogram, plan_filter
 from tf_requant.planning.wishes import Wishes
@@ -66,7 +67,7 @@ def _plan_graph(graph: Graph, target: Target, wishes: Wishes, called: bool) -> G
     tensors = target_tensors(graph, ops, io_views)
     histograms = _histograms(graph, target, ops)
     activations = _plan_activations(graph, target, ops, tensors, io_views, wishes, histograms)
-    ops = _fold_clamps(graph, ops, activations)
+    ops = _write_clamps(graph, target, ops, activations)
     fixed = _fixed_params(graph, target, ops)
     constants = _plan_constants(graph, target, ops, activations, histograms)
     return GraphPlan(ops, activations, fixed, constants, inputs, outputs)
@@ -102,7 +103,7 @@ def _plan_activations(
     wishes: Wishes,
     histograms: dict[int, Histogram],
 ) -> dict[int, ActivationPlan]:
-    parameters = parameter_classes(graph, ops, tensors, activation_dtype(target))
+    parameters = parameter_classes(graph, ops, tensors, target)
     gains = gain_classes(graph, ops, tensors)
     user = {name: (low, high) for name, low, high in wishes.pinned}
     values: dict[int, tuple[QuantParams, ValueRange]] = {}
@@ -115,6 +116,8 @@ def _plan_activations(
     pinned = pinned_classes(graph, ops, gains, io_views)
     for root in ranged:
         pinned.setdefault(gains.find(root), "its range is the user's")
+    for root in _unclamped(graph, ops, parameters, values):
+        pinned.setdefault(gains.find(root), "a RELU6 clamps inside a wider range that others share")
     links = [
         Link(gains.find(op.inputs[OPS[op.code].data]), gains.find(op.outputs[0]), histograms[i])
         for i, op in enumerate(graph.ops)
@@ -173,20 +176,45 @@ def _class_values(graph: Graph, members: list[int], named: tuple[float, float] |
     return quant, ValueRange(values.scale, low, high, clamp, rectified, values.edges or rectified)
 
 
+def _unclamped(
+    graph: Graph, ops: tuple[OpPlan, ...], parameters: Partition, values: dict[int, tuple[QuantParams, ValueRange]]
+) -> list[int]:
+    """The tensors that a fused RELU6 writes into a class whose highest code is not that clamp."""
+    return [
+        op.outputs[0]
+        for op, plan in zip(graph.ops, ops)
+        if plan.on_accelerator
+        and fused_activation(op) is Activation.RELU6
+        and values[parameters.find(op.outputs[0])][1].clamp is None
+    ]
+
+
 def _copies(graph: Graph, tensor: int, members: list[int]) -> bool:
-    """Whether the op that writes a tensor only moves codes of the same class."""
+    """Whether the op that writes a tensor moves or averages codes of the same class."""
     op = graph.ops[graph.producers[tensor]]
     row = info(op)
-    return row is not None and row.rule == "same" and any(t in members for t in op.inputs)
+    return row is not None and row.homogeneous and not row.additive and any(t in members for t in op.inputs)
 
 
-def _fold_clamps(graph: Graph, ops: tuple[OpPlan, ...], plans: dict[int, ActivationPlan]) -> tuple[OpPlan, ...]:
-    """RELU6 becomes RELU where a gain has put its clamp on the type's highest code."""
+def _write_clamps(
+    graph: Graph, target: Target, ops: tuple[OpPlan, ...], plans: dict[int, ActivationPlan]
+) -> tuple[OpPlan, ...]:
+    """Fused activations that have to change for the function to stay.
+
+    RELU6 becomes RELU where a gain has put its clamp on the type's highest code; a RELU that the source leaves
+    to saturation at its lowest code is written down where codes below zero exist, or where unsigned codes need it.
+    """
     result = list(ops)
     for i, op in enumerate(graph.ops):
         plan = plans.get(op.outputs[0]) if op.outputs else None
-        if ops[i].on_accelerator and plan is not None and plan.gain != 1.0 and fused_activation(op) is Activation.RELU6:
+        if plan is None or not ops[i].on_accelerator or "fused_activation_function" not in op.attrs:
+            continue
+        fused = fused_activation(op)
+        if fused is Activation.RELU6 and plan.gain != 1.0:
             result[i] = ops[i].with_(activation=Activation.RELU)
+        elif fused is Activation.NONE and target.activation.symmetric:
+            if implied_activation(graph, op.outputs[0]) is Activation.RELU:
+                result[i] = ops[i].with_(activation=Activation.RELU)
     return tuple(result)
 
 

@@ -71,7 +71,7 @@ def value_range(graph: Graph, tensor: int, pinned: tuple[float, float] | None = 
     low, high = bottom - zero_point, top - zero_point
     if pinned is not None:
         return ValueRange(scale, int(np.floor(pinned[0] / scale)), max(1, int(np.ceil(pinned[1] / scale))), edges=True)
-    activation = _activation(graph, tensor)
+    activation = implied_activation(graph, tensor)
     clamp = None
     if activation in (Activation.RELU, Activation.RELU6):
         low = max(low, 0)
@@ -93,11 +93,20 @@ def recentred(quant: QuantParams, dtype: str) -> QuantParams:
     return QuantParams(dtype, quant.scale, quant.zero_point + shift, quant.axis)
 
 
-def _activation(graph: Graph, tensor: int) -> Activation:
+def implied_activation(graph: Graph, tensor: int) -> Activation:
+    """The activation that the op writing a tensor applies, fused, stand-alone or by saturation.
+
+    A converter may drop a RELU or RELU6 whose clamp is where the type ends: a zero point at the lowest code
+    cuts negative values off by itself. On a grid that goes below zero the RELU has to be written down.
+    """
     producer = graph.producers.get(tensor)
     if producer is None:
         return Activation.NONE
-    op = graph.ops[producer]
+    op, quant = graph.ops[producer], graph.tensors[tensor].quant
     if op.code in ("RELU", "RELU6"):
         return Activation[op.code]
-    return fused_activation(op)
+    fused = fused_activation(op)
+    if fused is Activation.NONE and "fused_activation_function" in op.attrs and quant is not None:
+        cuts = int(quant.zero_point[0]) == code_limits(quant.dtype)[0] and quant.dtype != "int16"
+        return Activation.RELU if cuts else fused
+    return fused

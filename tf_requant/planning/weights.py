@@ -100,11 +100,11 @@ def plan_filter(
         return ConstantPlan(tensor.quant, 1.0, "as in the source")
     filter_ = by_channel(tensor, axis, ratio)
     if not target.weight.symmetric:
-        return _asymmetric(target, filter_)
+        return _asymmetric(target, filter_, float(least.max(initial=0)))
     if per_channel:
         scale, reason, error = _symmetric_per_channel(target, filter_, least)
     else:
-        scale, reason, error = _symmetric_per_tensor(target, filter_, known)
+        scale, reason, error = _symmetric_per_tensor(target, filter_, known, float(least.max(initial=0)))
     params = QuantParams(weight_dtype(target), np.float32(scale), 0, axis if per_channel else 0)
     return _plan(target, filter_, params, reason, error)
 
@@ -204,18 +204,19 @@ def _power_of_two_per_channel(
 
 
 def _symmetric_per_tensor(
-    target: Target, filter_: Filter, known: "Histogram | None"
+    target: Target, filter_: Filter, known: "Histogram | None", least: float
 ) -> tuple[NDArray[np.float64], str, float]:
     low, high = weight_limits(target)
     if filter_.quant.per_channel:
-        return _per_tensor_from_channels(target, filter_, low, high)
+        return _per_tensor_from_channels(target, filter_, low, high, least)
     peak, step = int(filter_.peak.max(initial=0)), float(filter_.scale[0])
-    fit = step * max(peak, 1) / high
+    # A filter of zeros keeps the source's magnitude: its scale only carries the bias.
+    fit = step * peak / high or step
     if target.weight.scale == "power_of_two":
-        candidates = 2.0 ** (np.ceil(np.log2(fit) - _CEILING_SLACK) + np.arange(-4, 1))
+        candidates = _powers_of_two(fit, -4 if peak else 0, least)
         label = "power of two"
     else:
-        candidates, label = np.array([step, *(fit * _CLIPPINGS)]), "symmetric"
+        candidates, label = np.maximum([step, *(fit * _CLIPPINGS)], least), "symmetric"
     if peak <= high and candidates[0] == step:
         return candidates[:1], "exact at the source's step", 0.0
     h, ratio = known or histogram(target, filter_), step / candidates[:, None]
@@ -224,6 +225,12 @@ def _symmetric_per_tensor(
     what = "the source's step" if candidates[best] == step else f"step {candidates[best] / step:.4g} times the source's"
     clipped = f", weights beyond {high * candidates[best] / step:.4g} source steps clipped" if fit > candidates[best] else ""
     return candidates[best : best + 1], f"{label}, {what}{clipped}", float(errors[best])
+
+
+def _powers_of_two(fit: float, fewest: int, least: float) -> NDArray[np.float64]:
+    """2^k for k from `fewest` below the first that reaches `fit` up to that one, none below `least`."""
+    exponents = np.ceil(np.log2(fit) - _CEILING_SLACK) + np.arange(fewest, 1)
+    return np.asarray(2.0 ** np.maximum(exponents, np.ceil(np.log2(max(least, 1e-300)))))
 
 
 @dataclass(frozen=True, eq=False)
@@ -276,18 +283,18 @@ def histogram(target: Target, filter_: Filter) -> Histogram:
 
 
 def _per_tensor_from_channels(
-    target: Target, filter_: Filter, low: int, high: int
+    target: Target, filter_: Filter, low: int, high: int, least: float
 ) -> tuple[NDArray[np.float64], str, float]:
     fit = float((filter_.scale * filter_.peak).max()) / high or float(filter_.scale.max())
-    candidates = fit * _CLIPPINGS[::2]
+    candidates = np.maximum(fit * _CLIPPINGS[::2], least)
     if target.weight.scale == "power_of_two":
-        candidates = 2.0 ** (np.ceil(np.log2(fit) - _CEILING_SLACK) + np.arange(-3, 1))
+        candidates = _powers_of_two(fit, -3 if filter_.peak.any() else 0, least)
     errors = [float(relative_error(filter_, np.array([c]), low, high).mean()) for c in candidates]
     best = int(np.argmin(errors))
     return candidates[best : best + 1], f"one scale for {filter_.scale.size} channels, least error", errors[best]
 
 
-def _asymmetric(target: Target, filter_: Filter) -> ConstantPlan:
+def _asymmetric(target: Target, filter_: Filter, least: float) -> ConstantPlan:
     """uint8 codes with a zero point, per tensor; the source's step where it is shared and its span fits."""
     low, high = weight_limits(target)
     smallest, largest = (filter_.scale * filter_.values.min(1)).min(), (filter_.scale * filter_.values.max(1)).max()
@@ -298,7 +305,7 @@ def _asymmetric(target: Target, filter_: Filter) -> ConstantPlan:
         return _plan(target, filter_, QuantParams("uint8", np.float32(step), zero_point), "exact at the source's step")
     best: tuple[float, float, int] | None = None
     for clipping in _CLIPPINGS[::2]:
-        scale = (largest - smallest) * clipping / (high - low) or step
+        scale = max((largest - smallest) * clipping / (high - low) or step, least)
         zero_point = int(np.clip(round(low - smallest * clipping / scale), low, high))
         error = float(relative_error(filter_, np.array([scale]), low, high, zero_point).mean())
         if best is None or error < best[0]:

@@ -41,7 +41,9 @@ def order_problems(graph: Graph) -> list[str]:
         for t in op.outputs:
             if t in written or t in inputs or not writable[t]:
                 kind = "another op" if t in written else _kind(tensors[t])
-                problems.append(f"{graph.where(i)}: it writes tensor {t}, which is {kind}'s; expected a tensor of its own; {DAMAGED}")
+                problems.append(
+                    f"{graph.where(i)}: it writes tensor {t}, which is {kind}'s; expected a tensor of its own; {DAMAGED}"
+                )
             written.add(t)
             filled.add(t)
     for t in graph.outputs:

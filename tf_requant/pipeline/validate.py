@@ -1,0 +1,269 @@
+"""The validate verb: quality in the real interpreters, layer by layer, and legality against a target."""
+
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tf_requant.errors import CalibrationError, UsageError
+from tf_requant.io import tflite
+from tf_requant.io.data import InputSpec, Samples, feed, load_samples
+from tf_requant.model.graph import Model
+from tf_requant.model.verify import check
+from tf_requant.pipeline.requantize import METADATA, TargetSource
+from tf_requant.runtime import BACKENDS, InterpreterProcess
+from tf_requant.targets import load_target
+from tf_requant.validation.legality import Legality, check_legality
+from tf_requant.validation.quality import Metric, Quality, measure
+from tf_requant.validation.tensors import LayerTable, TensorQuality, comparable, real_values
+
+_BATCH = 32
+LAYER_SAMPLES = 8
+"""Samples that the layer table looks at: every tensor of every layer is compared."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """What a validation found.
+
+    Attributes:
+        quality: by backend, in the order asked for.
+        tensors: the layer table, in the candidate's order.
+        legality: the verdict against the target; None when no target was given.
+        failures: one sentence for each threshold missed; empty is a pass.
+    """
+
+    quality: dict[str, Quality]
+    tensors: tuple[TensorQuality, ...] = ()
+    legality: Legality | None = None
+    failures: tuple[str, ...] = ()
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def agreement(self) -> float:
+        """Top-1 agreement in the first backend."""
+        return next(iter(self.quality.values())).agreement
+
+    @property
+    def top1(self) -> float | None:
+        """The candidate's top-1 in the first backend."""
+        return next(iter(self.quality.values())).top1
+
+    @property
+    def reference_top1(self) -> float | None:
+        """The source's top-1 in the first backend."""
+        return next(iter(self.quality.values())).reference_top1
+
+    @property
+    def passed(self) -> bool:
+        """Whether no threshold was missed and the target, if any, is obeyed."""
+        return not self.failures
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as JSON-ready values; an infinite SQNR becomes null."""
+        document = {
+            "passed": self.passed,
+            "quality": {name: asdict(q) for name, q in self.quality.items()},
+            "tensors": [asdict(t) for t in self.tensors],
+            "legality": None if self.legality is None else self.legality.to_dict(),
+            "failures": list(self.failures),
+            "notes": list(self.notes),
+        }
+        result: dict[str, Any] = json.loads(json.dumps(document), parse_constant=lambda _: None)
+        return result
+
+    def __str__(self) -> str:
+        """The verdict first, then quality, legality and the worst layers."""
+        lines = ["PASS" if self.passed else "FAIL", *(f"  {f}" for f in self.failures)]
+        for name, q in self.quality.items():
+            low, high = q.agreement_interval
+            lines.append(f"{name}: agreement {q.agreement:.2%} (95 %: {low:.2%} to {high:.2%}) on {q.samples} samples")
+            if q.top1 is not None and q.reference_top1 is not None and q.top1_drop_interval is not None:
+                low, high = q.top1_drop_interval
+                lines.append(
+                    f"  top-1 {q.top1:.2%}, source {q.reference_top1:.2%}, drop {q.top1_drop:.2%} (95 %: {low:.2%} to {high:.2%})"
+                )
+            lines.append(f"  outputs: SQNR {q.sqnr:.1f} dB, largest difference {q.largest:.4g}")
+            if q.metric is not None:
+                lines.append(f"  metric: {q.metric:.6g}")
+        if self.legality is not None:
+            verdict = "obeyed" if self.legality.legal else f"broken {len(self.legality.violations)} times"
+            lines.append(
+                f"target {self.legality.target}: {verdict}; {self.legality.accelerated} ops on the accelerator, "
+                f"{len(self.legality.host_ops)} on the host"
+            )
+            lines += [f"  host: {h.where}: {h.reason}" for h in self.legality.host_ops]
+        for row in sorted(self.tensors, key=lambda t: t.sqnr)[:3]:
+            lines.append(f"worst layers: {row.sqnr:.1f} dB, largest difference {row.largest:.1f} steps: {row.name}")
+        return "\n".join([*lines, *(f"note: {n}" for n in self.notes)])
+
+
+def validate(
+    model: str | os.PathLike[str] | bytes,
+    *,
+    reference: str | os.PathLike[str] | bytes,
+    data: Any,
+    labels: NDArray[Any] | None = None,
+    target: TargetSource | None = None,
+    against: Sequence[str] = ("litert",),
+    metric: Metric | None = None,
+    layers: int = LAYER_SAMPLES,
+    min_agreement: float | None = None,
+    max_top1_drop: float | None = None,
+    max_layer_error: float | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Check:
+    """Compares a candidate with the model that it came from.
+
+    Args:
+        model: the candidate, a path or bytes.
+        reference: its source.
+        data: a folder, file, array, dataset or callable; see `interface.md` on what a pixel means.
+        labels: the right class of each sample, where the data carries none.
+        target: what the candidate has to obey.
+        against: backends, each runs both models: litert, litert_ref, litert_opt, tflite_runtime, tf.
+        metric: (source's outputs, candidate's outputs) -> a number, for detection, segmentation or regression.
+        layers: samples for the layer table; 0 leaves it out.
+        min_agreement: the least share of equal top-1 answers, 0 to 1.
+        max_top1_drop: the largest loss of top-1, in points (percent).
+        max_layer_error: the least SQNR in dB that any layer may have, as a negative number of dB of error.
+        progress: called with (samples done, samples in all).
+
+    Raises:
+        RequantError: a model, the data or an argument cannot be used, or an interpreter failed.
+    """
+    _check_backends(against)
+    candidate_bytes, reference_bytes = _bytes(model), _bytes(reference)
+    candidate, source = _read(model, candidate_bytes), _read(reference, reference_bytes)
+    samples = load_samples(data, _input_specs(source))
+    truth = samples.labels if labels is None else np.asarray(labels)
+    quality = {}
+    for n, backend in enumerate(against):
+        done = None if progress is None else _progress(progress, n, len(samples), len(against))
+        with ExitStack() as stack:
+            runners = [_runner(stack, backend, b, m, source) for b, m in ((reference_bytes, source), (candidate_bytes, candidate))]
+            quality[backend] = measure(runners[0], runners[1], samples.codes(_BATCH), truth, metric, done)
+    tensors = _layer_table(reference_bytes, candidate_bytes, source, candidate, samples, layers, against[0]) if layers else ()
+    legality = None if target is None else check_legality(candidate, load_target(target))
+    failures = _failures(quality, tensors, legality, (min_agreement, max_top1_drop, max_layer_error))
+    notes = tuple(f"input {name!r} was not in the data and was held at zero" for name in samples.zero_filled)
+    return Check(quality, tensors, legality, failures, notes)
+
+
+def _check_backends(against: Sequence[str]) -> None:
+    if not against:
+        raise UsageError("against names no backend; expected one or more of: " + ", ".join(BACKENDS))
+    for name in against:
+        if name == "sim":
+            raise UsageError("against=sim: the simulator is not part of this version; use litert or litert_ref")
+        if name not in BACKENDS:
+            raise UsageError(f"against names {name!r}; known are: {', '.join(BACKENDS)}")
+
+
+def _bytes(model: str | os.PathLike[str] | bytes) -> bytes:
+    if isinstance(model, bytes):
+        return model
+    tflite.read(Path(model))  # refuses what is no model, with the reason
+    return Path(model).read_bytes()
+
+
+def _read(model: str | os.PathLike[str] | bytes, data: bytes) -> Model:
+    return check(tflite.read(data if isinstance(model, bytes) else Path(model)))
+
+
+def _input_specs(model: Model) -> tuple[InputSpec, ...]:
+    specs = []
+    for t in model.main.inputs:
+        tensor = model.main.tensors[t]
+        scale, zero_point = (0.0, 0) if tensor.quant is None else (float(tensor.quant.scale[0]), int(tensor.quant.zero_point[0]))
+        specs.append(InputSpec(tensor.name, tensor.shape, tensor.dtype, scale, zero_point))
+    return tuple(specs)
+
+
+def _feeds(source: Model, model: Model) -> list[tuple[InputSpec, InputSpec]]:
+    """The source's inputs with the candidate's, by position: converters keep the order, not always the name."""
+    ours, theirs = _input_specs(source), _input_specs(model)
+    if [s.shape[1:] for s in ours] != [s.shape[1:] for s in theirs]:
+        raise CalibrationError(
+            f"the candidate's inputs are {[list(s.shape) for s in theirs]}, the reference's {[list(s.shape) for s in ours]}; "
+            "expected the same shapes: is this the right reference?"
+        )
+    return list(zip(ours, theirs))
+
+
+def _runner(
+    stack: ExitStack, backend: str, data: bytes, model: Model, source: Model
+) -> Callable[[dict[str, NDArray[Any]]], list[NDArray[Any]]]:
+    process = stack.enter_context(InterpreterProcess(backend))
+    details = process.load(data)
+    pairs = _feeds(source, model)
+    tensors = [model.main.tensors[t] for t in model.main.outputs]
+
+    def run(batch: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:
+        inputs = {d.index: feed(batch[ours.name], ours, theirs) for d, (ours, theirs) in zip(details.inputs, pairs)}
+        outputs = process.run(inputs)
+        results = [outputs[d.index] for d in details.outputs]
+        return [r if t.quant is None else real_values(r, t) for r, t in zip(results, tensors)]
+
+    return run
+
+
+def _layer_table(
+    reference: bytes, candidate: bytes, source: Model, model: Model, samples: Samples, layers: int, backend: str
+) -> tuple[TensorQuality, ...]:
+    entry = model.metadata.get(METADATA)
+    try:
+        gains = json.loads(entry)["gains"] if entry else {}
+    except (ValueError, KeyError, TypeError):
+        gains = {}  # another tool's entry of the same name
+    table = LayerTable(comparable(source), comparable(model), gains)
+    with InterpreterProcess(backend) as ours, InterpreterProcess(backend) as theirs:
+        runs = [(ours, ours.load(reference, preserve_all=True), source), (theirs, theirs.load(candidate, preserve_all=True), model)]
+        for batch in _first(samples.codes(1), layers):
+            observed = []
+            for process, details, m in runs:
+                inputs = {d.index: feed(batch[a.name], a, b) for d, (a, b) in zip(details.inputs, _feeds(source, m))}
+                codes = process.run(inputs, tensors="all")
+                observed.append({m.main.tensors[i].name: c for i, c in codes.items() if i < len(m.main.tensors)})
+            table.add(*observed)
+    return table.rows()
+
+
+def _first(batches: Iterator[dict[str, NDArray[Any]]], count: int) -> Iterator[dict[str, NDArray[Any]]]:
+    for _, batch in zip(range(count), batches):
+        yield batch
+
+
+def _progress(progress: Callable[[int, int], None], n: int, size: int, backends: int) -> Callable[[int], None]:
+    return lambda done: progress(n * size + done, backends * size)
+
+
+def _failures(
+    quality: dict[str, Quality],
+    tensors: tuple[TensorQuality, ...],
+    legality: Legality | None,
+    thresholds: tuple[float | None, float | None, float | None],
+) -> tuple[str, ...]:
+    min_agreement, max_top1_drop, max_layer_error = thresholds
+    found = []
+    for name, q in quality.items():
+        if min_agreement is not None and q.agreement < min_agreement:
+            found.append(f"{name}: agreement is {q.agreement:.4f}, expected at least {min_agreement}")
+        if max_top1_drop is not None:
+            if q.top1_drop is None:
+                raise UsageError("max_top1_drop needs labels, and the data carries none")
+            if 100 * q.top1_drop > max_top1_drop:
+                found.append(f"{name}: top-1 drops by {100 * q.top1_drop:.2f} points, expected at most {max_top1_drop}")
+    if max_layer_error is not None:
+        for t in tensors:
+            if -t.sqnr > max_layer_error:
+                found.append(f"layer {t.name!r}: its error is {-t.sqnr:.1f} dB, expected at most {max_layer_error}")
+    if legality is not None:
+        found += [f"target {legality.target}: {v}" for v in legality.violations]
+    return tuple(found)

@@ -1,0 +1,1 @@
+"""Judges a written model: legality against its target, quality against its source."""

@@ -1,0 +1,137 @@
+"""Quality: how far a candidate's answers are from its source's, on data."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tf_requant.errors import CalibrationError
+from tf_requant.validation.metrics import decibels, paired_difference, power, wilson
+
+Outputs = Sequence[NDArray[Any]]
+Runner = Callable[[dict[str, NDArray[Any]]], Outputs]
+Metric = Callable[[Outputs, Outputs], float]
+
+
+@dataclass(frozen=True)
+class Quality:
+    """The comparison of one candidate with its source.
+
+    Attributes:
+        samples: how many samples were run.
+        agreement: the share of equal top-1 answers, or of equal elements where the first output is an index map.
+        agreement_interval: its 95 % interval.
+        top1: the candidate's share of right answers; None without labels.
+        reference_top1: the source's.
+        top1_drop: the source's less the candidate's, over the same samples.
+        top1_drop_interval: its 95 % interval.
+        sqnr: signal over difference of all outputs in real units, dB.
+        largest: the largest difference of an output, real units.
+        metric: the mean of the caller's own metric over batches; None without one.
+    """
+
+    samples: int
+    agreement: float
+    agreement_interval: tuple[float, float]
+    sqnr: float
+    largest: float
+    top1: float | None = None
+    reference_top1: float | None = None
+    top1_drop: float | None = None
+    top1_drop_interval: tuple[float, float] | None = None
+    metric: float | None = None
+
+
+def measure(
+    reference: Runner,
+    candidate: Runner,
+    batches: Iterable[dict[str, NDArray[Any]]],
+    labels: NDArray[Any] | None = None,
+    metric: Metric | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Quality:
+    """Runs both models over batches of the source's input codes.
+
+    Args:
+        reference: batch -> the source's outputs in real units, each with a leading sample axis.
+        candidate: the same for the candidate.
+        batches: the source's input codes by input name.
+        labels: the right class of each sample.
+        metric: (source's outputs, candidate's outputs) of a batch -> a number, for models that don't classify.
+        progress: called with the number of samples done.
+
+    Raises:
+        CalibrationError: no samples, or labels of another number.
+    """
+    total = _Totals()
+    for batch in batches:
+        wanted, got = reference(batch), candidate(batch)
+        size = len(wanted[0])
+        truth = None if labels is None else np.asarray(labels).reshape(-1)[total.samples : total.samples + size]
+        if truth is not None and len(truth) < size:
+            raise CalibrationError(f"there are {len(np.ravel(labels))} labels, but more samples")
+        total.add(wanted, got, truth, None if metric is None else metric(wanted, got))
+        if progress is not None:
+            progress(total.samples)
+    if not total.samples:
+        raise CalibrationError("the data holds no samples")
+    return total.quality()
+
+
+def answers(output: NDArray[Any]) -> NDArray[Any]:
+    """The top-1 class of each sample, or the elements themselves of an index map (an integer output), [N, ...].
+
+    Args:
+        output: [N, ...] real values, or indices as integers.
+    """
+    flat = output.reshape(len(output), -1)
+    return flat if np.issubdtype(output.dtype, np.integer) else flat.argmax(1)[:, None]
+
+
+class _Totals:
+    """What accumulates over batches."""
+
+    def __init__(self) -> None:
+        self.samples = self.equal = self.compared = 0
+        self.right = self.reference_right = self.only_reference = self.only_candidate = 0
+        self.signal = self.noise = self.largest = 0.0
+        self.labelled = False
+        self.metrics: list[float] = []
+
+    def add(self, wanted: Outputs, got: Outputs, truth: NDArray[Any] | None, metric: float | None) -> None:
+        first, second = answers(wanted[0]), answers(got[0])
+        self.samples += len(first)
+        self.equal += int((first == second).sum())
+        self.compared += first.size
+        if truth is not None and first.shape[1] == 1:
+            self.labelled = True
+            one, two = first[:, 0] == truth, second[:, 0] == truth
+            self.reference_right += int(one.sum())
+            self.right += int(two.sum())
+            self.only_reference += int((one & ~two).sum())
+            self.only_candidate += int((two & ~one).sum())
+        for a, b in zip(wanted, got):
+            x = a.astype(np.float64)
+            difference = b.astype(np.float64) - x
+            self.signal += power(x)
+            self.noise += power(difference)
+            self.largest = max(self.largest, float(np.abs(difference).max(initial=0)))
+        if metric is not None:
+            self.metrics.append(float(metric))
+
+    def quality(self) -> Quality:
+        drop, interval = paired_difference(self.only_reference, self.only_candidate, self.samples)
+        return Quality(
+            samples=self.samples,
+            agreement=self.equal / self.compared,
+            agreement_interval=wilson(self.equal, self.compared),
+            sqnr=decibels(self.signal, self.noise),
+            largest=self.largest,
+            top1=self.right / self.samples if self.labelled else None,
+            reference_top1=self.reference_right / self.samples if self.labelled else None,
+            top1_drop=drop if self.labelled else None,
+            top1_drop_interval=interval if self.labelled else None,
+            metric=float(np.mean(self.metrics)) if self.metrics else None,
+        )
