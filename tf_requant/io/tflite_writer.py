@@ -250,7 +250,7 @@ def _tensor(tensor: Tensor, buffers: _BufferPool) -> Table:
 
 def _raw(data: np.ndarray) -> np.ndarray:
     """The bytes of a constant; the very object that was read when it is unchanged."""
-    base = data
+    base = data = np.ascontiguousarray(data) if data.ndim else data
     while isinstance(base.base, np.ndarray) and base.base.size * base.base.itemsize == base.size * base.itemsize:
         base = base.base
     if base.dtype == np.uint8 and base.ndim == 1 and base.size == data.size * data.itemsize:

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tf_requant.model.graph import Graph
-from tf_requant.model.ops import Activation, fused_activation
+from tf_requant.model.ops import Activation, fused_activation, info
 from tf_requant.model.quant import QuantParams, code_limits
 
 _SAMPLES = 129
@@ -105,8 +105,9 @@ def implied_activation(graph: Graph, tensor: int) -> Activation:
     op, quant = graph.ops[producer], graph.tensors[tensor].quant
     if op.code in ("RELU", "RELU6"):
         return Activation[op.code]
-    fused = fused_activation(op)
-    if fused is Activation.NONE and "fused_activation_function" in op.attrs and quant is not None:
+    fused, row = fused_activation(op), info(op)
+    computes = row is not None and row.rule == "free" and "fused_activation_function" in op.attrs
+    if fused is Activation.NONE and computes and quant is not None:
         cuts = int(quant.zero_point[0]) == code_limits(quant.dtype)[0] and quant.dtype != "int16"
         return Activation.RELU if cuts else fused
     return fused

@@ -213,7 +213,7 @@ def _symmetric_per_tensor(
     # A filter of zeros keeps the source's magnitude: its scale only carries the bias.
     fit = step * peak / high or step
     if target.weight.scale == "power_of_two":
-        candidates = _powers_of_two(fit, -4 if peak else 0, least)
+        candidates = _powers_of_two(fit, 4 if peak else 0, least)
         label = "power of two"
     else:
         candidates, label = np.maximum([step, *(fit * _CLIPPINGS)], least), "symmetric"
@@ -227,9 +227,9 @@ def _symmetric_per_tensor(
     return candidates[best : best + 1], f"{label}, {what}{clipped}", float(errors[best])
 
 
-def _powers_of_two(fit: float, fewest: int, least: float) -> NDArray[np.float64]:
-    """2^k for k from `fewest` below the first that reaches `fit` up to that one, none below `least`."""
-    exponents = np.ceil(np.log2(fit) - _CEILING_SLACK) + np.arange(fewest, 1)
+def _powers_of_two(fit: float, octaves: int, least: float) -> NDArray[np.float64]:
+    """The first 2^k that reaches `fit` and those up to `octaves` below it, none below `least`."""
+    exponents = np.ceil(np.log2(fit) - _CEILING_SLACK) + np.arange(-octaves, 1)
     return np.asarray(2.0 ** np.maximum(exponents, np.ceil(np.log2(max(least, 1e-300)))))
 
 
@@ -288,7 +288,7 @@ def _per_tensor_from_channels(
     fit = float((filter_.scale * filter_.peak).max()) / high or float(filter_.scale.max())
     candidates = np.maximum(fit * _CLIPPINGS[::2], least)
     if target.weight.scale == "power_of_two":
-        candidates = _powers_of_two(fit, -3 if filter_.peak.any() else 0, least)
+        candidates = _powers_of_two(fit, 3 if filter_.peak.any() else 0, least)
     errors = [float(relative_error(filter_, np.array([c]), low, high).mean()) for c in candidates]
     best = int(np.argmin(errors))
     return candidates[best : best + 1], f"one scale for {filter_.scale.size} channels, least error", errors[best]

@@ -124,7 +124,7 @@ class _GraphRewriter:
             halfway = QuantParams("int8", wanted.quant.scale, wanted.quant.zero_point + shift)
             tensor = self._convert(tensor, wanted.with_(dtype="int8", quant=halfway), f"{name}_int8")
         code = "DEQUANTIZE" if wanted.dtype == "float32" else "QUANTIZE"
-        new = self._append(wanted.with_(name=name, opaque=None, is_variable=False))
+        new = self._append(wanted.with_(name=name, is_variable=False))
         self._ops.append(Op(code, (tensor,), (new,)))
         return new
 
@@ -143,13 +143,15 @@ class _GraphRewriter:
             return False
         identical = after[0].quant is not None and after[0].quant.identical(after[1].quant)
         was = before[0].quant is not None and before[0].quant.identical(before[1].quant)
-        both_interface = source in self._graph.inputs and op.outputs[0] in self._graph.outputs
+        # Two ends of the interface keep a tensor and a name each.
+        ends = {*self._graph.inputs, *(self._native.get(t, t) for t in self._graph.outputs)}
+        both_interface = op.outputs[0] in self._graph.outputs and source in ends
         return identical and not was and not both_interface
 
     def _bypass(self, output: int, source: int) -> None:
         """Readers of a QUANTIZE that no longer does anything read its input; a graph output keeps its name."""
         self._native[output] = source
-        if output in self._graph.outputs and source not in (*self._graph.inputs, *self._graph.outputs):
+        if output in self._graph.outputs:
             self._tensors[source] = self._tensors[source].with_(name=self._tensors[output].name)
 
     def _output(self, tensor: int, view: View | None) -> int:
@@ -226,6 +228,8 @@ def _agree(one: ConstantPlan | None, other: ConstantPlan) -> bool:
     """Whether two plans of the same constant give the same tensor."""
     if one is other:
         return True
-    if one is None or one.codes is not None or other.codes is not None:
+    if one is None or not one.params.identical(other.params) or (one.codes is None) != (other.codes is None):
         return False
-    return one.params.identical(other.params) and np.array_equal(one.step, other.step) and one.limits == other.limits
+    if one.codes is not None and other.codes is not None:
+        return np.array_equal(one.codes, other.codes)
+    return np.array_equal(one.step, other.step) and one.limits == other.limits

@@ -54,9 +54,8 @@ class LayerTable:
 
     def rows(self) -> tuple[TensorQuality, ...]:
         """One row a tensor, in the order of the candidate's graph."""
-        return tuple(
-            TensorQuality(n, decibels(self._signal[n], self._noise[n]), self._largest[n]) for n in self.candidate if n in self._noise
-        )
+        seen = [n for n in self.candidate if n in self._noise]
+        return tuple(TensorQuality(n, decibels(self._signal[n], self._noise[n]), self._largest[n]) for n in seen)
 
 
 def comparable(model: Model) -> dict[str, Tensor]:
