@@ -48,7 +48,7 @@ class ValueRange:
     @cached_property
     def prior(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Values v and their probabilities: uniform where edges are common, a centred normal elsewhere."""
-        v = np.unique(np.linspace(self.low, self.high, min(self.high - self.low + 1, _SAMPLES)).round())
+        v = np.unique(np.linspace(float(self.low), float(self.high), min(self.high - self.low + 1, _SAMPLES)).round())
         if self.edges or v.size < 3:
             return v, np.full(v.size, 1 / v.size)
         centre, deviation = (self.low + self.high) / 2, (self.high - self.low) / RANGE_OVER_DEVIATION

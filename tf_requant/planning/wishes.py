@@ -7,6 +7,8 @@ from typing import Literal
 from tf_requant.errors import UsageError
 
 Interface = Literal["target", "source", "float"]
+_LARGEST = 1e30
+"""Of a range's ends: its scale stays well within float32."""
 
 
 @dataclass(frozen=True)
@@ -32,8 +34,10 @@ class Wishes:
         if self.io not in ("target", "source", "float"):
             raise UsageError(f"io is {self.io!r}, expected one of: target, source, float")
         for name, low, high in self.pinned:
-            if not low < high or not low <= 0 <= high:
-                raise UsageError(f"the range pinned on {name!r} is {low}:{high}; expected MIN < MAX with 0 between them")
+            if not low < high or not -_LARGEST <= low <= 0 <= high <= _LARGEST:
+                raise UsageError(
+                    f"the range pinned on {name!r} is {low}:{high}; expected MIN < MAX with 0 between them, both finite"
+                )
         for pattern in self.keep:
             try:
                 re.compile(pattern)
