@@ -55,8 +55,8 @@ class _Absent:
 
 
 def snake_case(name: str) -> str:
-    """`FusedActivationFunction` -> `fused_activation_function`."""
-    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
+    """`DilationWFactor` -> `dilation_w_factor`."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
 
 
 @functools.cache

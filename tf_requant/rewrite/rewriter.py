@@ -118,10 +118,10 @@ class _GraphRewriter:
 
     def _convert(self, tensor: int, wanted: Tensor, name: str) -> int:
         held = self._tensors[tensor]
-        if held.dtype == "int16" and wanted.dtype == "uint8":  # no kernel converts these directly
-            assert wanted.quant is not None
-            shift = code_limits("int8")[0]
-            halfway = QuantParams("int8", wanted.quant.scale, wanted.quant.zero_point + shift)
+        if {held.dtype, wanted.dtype} == {"int16", "uint8"}:  # not every kernel converts these directly
+            narrow = wanted.quant if wanted.dtype == "uint8" else held.quant
+            assert narrow is not None
+            halfway = QuantParams("int8", narrow.scale, narrow.zero_point + code_limits("int8")[0])
             tensor = self._convert(tensor, wanted.with_(dtype="int8", quant=halfway), f"{name}_int8")
         code = "DEQUANTIZE" if wanted.dtype == "float32" else "QUANTIZE"
         new = self._append(wanted.with_(name=name, is_variable=False))

@@ -87,7 +87,7 @@ def window_edges(edge: int, window: int, stride: int, dilation: int, padding: in
 
 
 def _geometry(site: Site, dilated: bool) -> bool:
-    names = ("stride_w", "stride_h") + (("dilation_wfactor", "dilation_hfactor") if dilated else ())
+    names = ("stride_w", "stride_h") + (("dilation_w_factor", "dilation_h_factor") if dilated else ())
     padding = site.number("padding")
     known = site.need(padding in (Padding.SAME, Padding.VALID), f"padding is {padding}", "0 (SAME) or 1 (VALID)")
     return site.positive(*names) & known & site.fused()
@@ -95,7 +95,7 @@ def _geometry(site: Site, dilated: bool) -> bool:
 
 def _output_edges(site: Site, data: Tensor, window: tuple[int, ...]) -> list[int]:
     strides = site.number("stride_h"), site.number("stride_w")
-    dilations = site.number("dilation_hfactor") or 1, site.number("dilation_wfactor") or 1
+    dilations = site.number("dilation_h_factor") or 1, site.number("dilation_w_factor") or 1
     sides = zip(data.shape[1:3], window, strides, dilations)
     return [window_edges(edge, size, stride, step, site.number("padding")) for edge, size, stride, step in sides]
 
