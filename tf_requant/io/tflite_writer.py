@@ -4,6 +4,7 @@ Buffers keep their index where they can. A buffer that several tensors share kee
 still agree; the others get buffers of their own. Equal models give equal bytes.
 """
 
+import functools
 import os
 import tempfile
 from collections.abc import Mapping
@@ -220,9 +221,14 @@ def _graph(graph: Graph, index: int, buffers: _BufferPool, opcodes: _OpCodes) ->
     return own.replace(**changes)
 
 
+@functools.lru_cache(maxsize=1)
+def _type_numbers() -> dict[str, int]:
+    return {DTYPES.get(name, name.lower()): number for number, name in enum_names("TensorType").items()}
+
+
 def _tensor(tensor: Tensor, buffers: _BufferPool) -> Table:
     own: Table = tensor.opaque if tensor.opaque is not None else Table("Tensor")
-    numbers = {DTYPES.get(n, n.lower()): i for i, n in enum_names("TensorType").items()}
+    numbers = _type_numbers()
     changes: dict[str, Any] = {}
     if _encode(tensor.name) != (own.get("name") or b""):
         changes["name"] = _encode(tensor.name)

@@ -124,20 +124,25 @@ def check_op(graph: Graph, index: int, problems: list[str], unknown: set[int]) -
 
 
 def _arity(site: Site, row: OpRules) -> bool:
-    sound = True
-    for side, tensors, (low, high) in (("inputs", site.inputs, row.inputs), ("outputs", site.outputs, row.outputs)):
-        if not low <= len(tensors) <= high:
+    for side, count, (low, high) in (
+        ("inputs", len(site.inputs), row.inputs),
+        ("outputs", len(site.outputs), row.outputs),
+    ):
+        if not low <= count <= high:
             expected = str(low) if low == high else f"{low} to {high}" if high < _ANY else f"at least {low}"
-            sound = site.need(False, f"it has {len(tensors)} {side}", expected)
+            return site.need(False, f"it has {count} {side}", expected)
+    if None not in site.inputs:
+        return True
     absent = [i for i, t in enumerate(site.inputs) if t is None and i not in row.optional]
-    return sound & site.need(not absent, f"inputs {absent} are left out (-1)", "a tensor")
+    return not absent or site.need(False, f"inputs {absent} are left out (-1)", "a tensor")
 
 
 def _loads(site: Site, row: OpRules) -> bool:
-    version = site.op.version
-    newest = "use a newer interpreter and a newer tf_requant, or convert for an older runtime"
-    sound = site.need(1 <= version <= row.newest, f"op version {version} is unknown", f"1 to {row.newest}", newest)
-    return sound & site.need(bool(site.op.attrs) or not row.options, "it carries no options", "the op's options")
+    version, attrs = site.op.version, site.op.attrs
+    if not 1 <= version <= row.newest:
+        newer = "use a newer interpreter and a newer tf_requant, or convert for an older runtime"
+        return site.need(False, f"op version {version} is unknown", f"1 to {row.newest}", newer)
+    return bool(attrs) or not row.options or site.need(False, "it carries no options", "the op's options")
 
 
 def _no_empty_codes(site: Site) -> None:
@@ -153,6 +158,6 @@ def _fixed_params(site: Site) -> None:
         return
     scale, zero_point = fixed
     holds = abs(float(output.quant.scale[0]) - scale) <= _FIXED_TOLERANCE * scale
-    holds = holds and int(output.quant.zero_point[0]) == zero_point
-    fix = "put a QUANTIZE op behind it"
-    site.need(holds, f"the output has {output.quant}", f"scale {scale:.8g} zero point {zero_point}, which the kernel dictates", fix)
+    if not holds or int(output.quant.zero_point[0]) != zero_point:
+        dictated = f"scale {scale:.8g} zero point {zero_point}, which the kernel dictates"
+        site.need(False, f"the output has {output.quant}", dictated, "put a QUANTIZE op behind it")

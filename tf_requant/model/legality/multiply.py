@@ -25,9 +25,11 @@ def conv_2d(site: Site) -> None:
     count, _, _, depth = filters.shape
     groups = data.shape[3] // depth if depth else 0
     fits = depth > 0 and data.shape[3] % depth == 0 and groups > 0 and count % groups == 0
-    shapes = f"input {list(data.shape)} and filter {list(filters.shape)}"
-    if site.need(fits, f"{shapes} do not fit", "equal channels, or whole groups of them"):
+    if fits:
         _windowed(site, output, data, filters.shape[1:3], count)
+    else:
+        shapes = f"input {list(data.shape)} and filter {list(filters.shape)}"
+        site.need(False, f"{shapes} do not fit", "equal channels, or whole groups of them")
 
 
 def depthwise_conv_2d(site: Site) -> None:
@@ -87,27 +89,32 @@ def window_edges(edge: int, window: int, stride: int, dilation: int, padding: in
 
 
 def _geometry(site: Site, dilated: bool) -> bool:
-    names = ("stride_w", "stride_h") + (("dilation_w_factor", "dilation_h_factor") if dilated else ())
+    names = ("stride_w", "stride_h", "dilation_w_factor", "dilation_h_factor") if dilated else ("stride_w", "stride_h")
     padding = site.number("padding")
-    known = site.need(padding in (Padding.SAME, Padding.VALID), f"padding is {padding}", "0 (SAME) or 1 (VALID)")
-    return site.positive(*names) & known & site.fused()
+    if padding not in (0, 1):
+        site.need(False, f"padding is {padding}", "0 (SAME) or 1 (VALID)")
+        return False
+    return site.positive(*names) and site.fused()
 
 
 def _output_edges(site: Site, data: Tensor, window: tuple[int, ...]) -> list[int]:
-    strides = site.number("stride_h"), site.number("stride_w")
-    dilations = site.number("dilation_h_factor") or 1, site.number("dilation_w_factor") or 1
-    sides = zip(data.shape[1:3], window, strides, dilations)
-    return [window_edges(edge, size, stride, step, site.number("padding")) for edge, size, stride, step in sides]
+    padding, (height, width) = site.number("padding"), data.shape[1:3]
+    return [
+        window_edges(height, window[0], site.number("stride_h"), site.number("dilation_h_factor") or 1, padding),
+        window_edges(width, window[1], site.number("stride_w"), site.number("dilation_w_factor") or 1, padding),
+    ]
 
 
 def _windowed(site: Site, output: Tensor, data: Tensor, window: tuple[int, ...], channels: int) -> None:
-    reach = max(k * site.number(f"dilation_{side}factor") for k, side in zip(window, "hw"))
-    sound = min(window) > 0 and reach < LARGEST_GEOMETRY
-    if not site.need(sound, f"the filter spans {list(window)}, dilated {reach}", "a window of at least 1 by 1"):
+    reach = max(window[0] * site.number("dilation_h_factor"), window[1] * site.number("dilation_w_factor"))
+    if not (min(window) > 0 and reach < LARGEST_GEOMETRY):
+        site.need(False, f"the filter spans {list(window)}, dilated {reach}", "a window of at least 1 by 1")
         return
     edges = _output_edges(site, data, window)
-    if site.need(min(edges) > 0, f"the filter {list(window)} leaves no output position", "a filter inside the image"):
+    if min(edges) > 0:
         site.shape(output, (data.shape[0], *edges, channels))
+    else:
+        site.need(False, f"the filter {list(window)} leaves no output position", "a filter inside the image")
 
 
 def _types(site: Site, data: Tensor, filters: Tensor, bias: Tensor | None, channels: tuple[int, ...]) -> None:
@@ -143,9 +150,9 @@ def _filter_params(site: Site, data: Tensor, filters: Tensor, channels: tuple[in
             return False
     offset = bool(quant.zero_point[0]) or (quant.per_channel and bool(quant.zero_point.any()))
     asymmetric = data.dtype == "uint8" or (site.op.code == "FULLY_CONNECTED" and not quant.per_channel)
-    return site.need(
-        asymmetric or not offset, f"filter {filters.name!r} of type {filters.dtype} has a zero point", "zero point 0"
-    )
+    if asymmetric or not offset:
+        return True
+    return site.need(False, f"filter {filters.name!r} of type {filters.dtype} has a zero point", "zero point 0")
 
 
 def _bias(site: Site, data: Tensor, filters: Tensor, bias: Tensor) -> None:
@@ -156,7 +163,8 @@ def _bias(site: Site, data: Tensor, filters: Tensor, bias: Tensor) -> None:
     if not site.dtype(bias, expected):
         return
     number = {"int32": _INT32_BIAS_TYPE, "int64": _INT64_BIAS_TYPE}[expected]
-    site.need(width in (0, number), f"quantized_bias_type is {width}", f"0 or {number} for an {expected} bias")
+    if width not in (0, number):
+        site.need(False, f"quantized_bias_type is {width}", f"0 or {number} for an {expected} bias")
     checked = data.dtype == "uint8" or (site.op.code == "FULLY_CONNECTED" and data.dtype == "int8")
     if not checked or filters.quant is None or filters.quant.per_channel or data.quant is None:
         return

@@ -34,10 +34,14 @@ def _quant_problems(tensor: Tensor, quant: QuantParams) -> list[str]:
     found: list[str] = []
     scale, zero_point = quant.scale, quant.zero_point
     low, high = (scale.min(), scale.max()) if scale.size > 1 else (scale[0], scale[0])
+    low, high = float(low), float(high)
     if not (_SMALLEST_SCALE <= low and high < inf):  # a NaN fails both
         found.append(f"its scale is {low if not low >= _SMALLEST_SCALE else high}; expected a positive, finite number")
     first, last = (0, 0) if tensor.dtype in ("int32", "int64") and tensor.is_constant else _LIMITS[tensor.dtype]
-    smallest, largest = (zero_point.min(), zero_point.max()) if zero_point.size > 1 else (zero_point[0], zero_point[0])
+    smallest = int(zero_point[0])
+    largest = smallest
+    if zero_point.strides[0] and zero_point.size > 1:
+        smallest, largest = int(zero_point.min()), int(zero_point.max())
     if smallest < first or largest > last:
         wrong = smallest if smallest < first else largest
         found.append(f"its zero point is {wrong}; expected {first} to {last} for {tensor.dtype}")

@@ -50,12 +50,15 @@ class Site:
 
     def number(self, name: str) -> int:
         """An integer attribute; 0 where the op carries no options, as an interpreter takes it."""
-        return int(self.op.attrs.get(name) or 0)
+        value: int = self.op.attrs.get(name) or 0
+        return value
 
     def positive(self, *names: str) -> bool:
         """Whether each of these attributes is a size that a kernel can divide by and multiply with."""
-        wrong = [n for n in names if not 0 < self.number(n) <= LARGEST_GEOMETRY]
-        return not wrong or self.need(False, f"{wrong[0]} is {self.number(wrong[0])}", f"1 to {LARGEST_GEOMETRY}")
+        for name in names:
+            if not 0 < self.number(name) <= LARGEST_GEOMETRY:
+                return self.need(False, f"{name} is {self.number(name)}", f"1 to {LARGEST_GEOMETRY}")
+        return True
 
     def rank(self, tensor: Tensor, *ranks: int) -> bool:
         """Whether a tensor has one of these ranks."""
@@ -107,8 +110,10 @@ class Site:
 
     def symmetric_int16(self, *tensors: Tensor) -> bool:
         """Whether int16 tensors have zero point 0: kernels of 16-bit codes know no other."""
-        wrong = [t for t in tensors if t.dtype == "int16" and t.quant is not None and t.quant.zero_point.any()]
-        return not wrong or self.need(False, f"int16 {wrong[0].name!r} has a zero point", "zero point 0", _SYMMETRIC)
+        for t in tensors:
+            if t.dtype == "int16" and t.quant is not None and t.quant.zero_point.any():
+                return self.need(False, f"int16 {t.name!r} has a zero point", "zero point 0", _SYMMETRIC)
+        return True
 
     def same_params(self, *tensors: Tensor) -> bool:
         """Whether quantized tensors share scale and zero point: the kernel copies raw codes."""
@@ -131,8 +136,8 @@ class Site:
         kind, output = self.number("fused_activation_function"), self.outputs[0]
         if output.dtype == "float32" and len(allowed) > 1:
             allowed = range(6)
-        if not self.need(kind in allowed, f"fused_activation_function is {kind}", f"one of {list(allowed)}"):
-            return False
+        if kind not in allowed:
+            return self.need(False, f"fused_activation_function is {kind}", f"one of {list(allowed)}")
         if kind not in (2, 3) or output.quant is None:
             return True
         bound = (6.0 if kind == 3 else 1.0) / float(output.quant.scale[0])
