@@ -100,7 +100,7 @@ def test_every_buffer_begins_at_a_multiple_of_16_bytes(target: str) -> None:
         if table.Offset(4):
             begins.append(table.Vector(table.Offset(4)))
     assert len(begins) > 20
-    assert [b % 16 for b in begins] == [0] * len(begins)
+    assert {b % 16 for b in begins} == {0}
 
 
 def test_external_buffers_lie_aligned_behind_the_flatbuffer() -> None:
@@ -194,10 +194,8 @@ def test_an_appended_archive_stays_readable_when_the_flatbuffer_before_it(name: 
     assert len(out) != len(with_archive(SAMPLE))
     with zipfile.ZipFile(io.BytesIO(out)) as archive:
         assert archive.testzip() is None
-        assert {n: archive.read(n) for n in archive.namelist()} == {
-            "labels.txt": b"cat\ndog\n",
-            "notes/long.txt": b"x" * 5000,
-        }
+        files = {n: archive.read(n) for n in archive.namelist()}
+    assert files == {"labels.txt": b"cat\ndog\n", "notes/long.txt": b"x" * 5000}
 
 
 @pytest.mark.parametrize("path", [p for p in MODELS if read(p).opaque.archive is not None], ids=lambda p: p.stem)
@@ -226,18 +224,13 @@ def annotated(tree: Any) -> None:
     op.customOptions = [1, 2, 250]
     graph.operators.append(op)
     graph.tensors.append(schema.TensorT())
-    graph.tensors[-1].name, graph.tensors[-1].shape, graph.tensors[-1].type = (
-        b"custom_out",
-        [1, 4],
-        schema.TensorType.FLOAT32,
-    )
+    graph.tensors[-1].name, graph.tensors[-1].shape, graph.tensors[-1].type = b"out", [1, 4], schema.TensorType.FLOAT32
     graph.outputs = [graph.outputs[0], len(graph.tensors) - 1]
     buffer = schema.BufferT()
     buffer.data = list(b"hello")
     tree.buffers.append(buffer)
-    entry = schema.MetadataT()
-    entry.name, entry.buffer = b"note", len(tree.buffers) - 1
-    tree.metadata.append(entry)
+    tree.metadata.append(schema.MetadataT())
+    tree.metadata[-1].name, tree.metadata[-1].buffer = b"note", len(tree.buffers) - 1
 
 
 def test_names_signatures_metadata_and_custom_options_survive_requantization() -> None:

@@ -80,10 +80,16 @@ def test_no_other_candidate_scale_has_a_smaller_error():
 
 
 @pytest.mark.parametrize("target", ["nna_sym8", "nna_sym8_pow2"])
-def test_the_long_side_of_a_range_like_that_of_logits_is_not_clipped(target):
-    source = QuantParams("uint8", np.float32(0.1), 58)  # -5.8..19.7
-    chosen = choose(load_target(target), source, ValueRange(float(source.scale[0]), -58, 197))
-    assert 127 * chosen.params.scale[0] >= 0.93 * 19.7
+@pytest.mark.parametrize("end", ["output", "SOFTMAX"])
+def test_the_long_side_of_scores_is_not_clipped(target, end):
+    """Scores of -5.8..19.7, of which the largest decide, behind a RESHAPE that shares their parameters."""
+    params, probability = (QuantParams("uint8", np.float32(s), z) for s, z in ((0.1, 58), (1 / 256, 0)))
+    tensors = [Tensor(n, "uint8", (1, 4), params) for n in "xyz"] + [Tensor("p", "uint8", (1, 4), probability)]
+    ops = [Op("LEAKY_RELU", (0,), (1,), {"alpha": 0.1}), Op("RESHAPE", (1,), (2,)), Op("SOFTMAX", (2,), (3,), {"beta": 1.0})]
+    ops, last = (ops[:2], 2) if end == "output" else (ops, 3)
+    model = Model((Graph("main", tuple(tensors[: last + 1]), tuple(ops), (0,), (last,)),))
+    scores = plan_model(model, load_target(target)).graphs[0].activations[2].params
+    assert 127 * scores.scale[0] >= 19.7 * (1 - 1e-6)
 
 
 def test_a_range_that_hardly_leaves_the_grid_keeps_the_step():
@@ -93,7 +99,8 @@ def test_a_range_that_hardly_leaves_the_grid_keeps_the_step():
 
 
 def test_values_behind_a_relu_are_unsigned_at_the_unchanged_step_where_the_target_has_that():
-    source, values = QuantParams("uint8", np.float32(0.1), 0), ValueRange(float(np.float32(0.1)), 0, 255, rectified=True, edges=True)
+    source = QuantParams("uint8", np.float32(0.1), 0)
+    values = ValueRange(float(source.scale[0]), 0, 255, rectified=True, edges=True)
     assert str(choose(load_target("nna_usym8"), source, values).params) == "int8 scale 0.1 zero point -128"
     signed = choose(load_target("nna_sym8"), source, values).params
     assert int(signed.zero_point[0]) == 0 and signed.scale[0] == pytest.approx(0.1 * 255 / 127, rel=0.02)

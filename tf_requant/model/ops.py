@@ -158,8 +158,8 @@ def info(op: Op) -> OpInfo | None:
 
 
 def fused_activation(op: Op) -> Activation:
-    """The op's fused activation; NONE for an op that has no such option."""
-    return Activation(op.attrs.get("fused_activation_function", 0) or 0)
+    """The op's fused activation; NONE for an op that has no such option or no row here."""
+    return Activation(op.attrs.get("fused_activation_function", 0) or 0) if info(op) is not None else Activation.NONE
 
 
 def required_version(op: Op, dtype: str) -> int:

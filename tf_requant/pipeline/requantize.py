@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from tf_requant.corrections import CORRECTIONS, chosen
-from tf_requant.errors import InterpreterError, UnsupportedModelError
+from tf_requant.errors import InterpreterError, ModelFormatError, UnsupportedModelError
 from tf_requant.io import tflite, tflite_writer
 from tf_requant.model.graph import Model
+from tf_requant.model.ops import info
 from tf_requant.model.verify import check, refuse_unsupported
 from tf_requant.plan import Plan
 from tf_requant.planning.planner import plan_model
@@ -115,11 +116,12 @@ def requantize(
     wishes = Wishes(io, pinned, (keep,) if isinstance(keep, str) else tuple(keep))
     source, size = load_model(model)
     refuse_unsupported(source)
+    unproven = _run_where_rules_end(source)
     plan = plan_model(source, aim, wishes)
     for name in asked:
         plan = CORRECTIONS[name](source, plan)
     result = source if dry_run else check(_with_gains(apply(source, plan), source, plan))
-    warnings = source.warnings
+    warnings = (*source.warnings, *unproven)
     if calibration is not None:
         warnings = (*warnings, "no correction of this version uses calibration data; it was not read")
     return Result(result, plan, build(source, result, plan, aim, asked, warnings), size)
@@ -151,6 +153,27 @@ def prove(result: Result, source: ModelSource) -> str:
             raise InterpreterError(f"the source model does not run in the interpreter, so it was not re-expressed: {own}") from own
         raise InterpreterError(f"the re-expressed model does not run ({error}); please report this model and target") from error
     return ""
+
+
+def _run_where_rules_end(source: Model) -> tuple[str, ...]:
+    """Runs a model once that holds ops whose soundness no static rule can judge.
+
+    Returns:
+        A warning where even that is impossible: a custom op that this interpreter has no kernel for.
+
+    Raises:
+        ModelFormatError: it does not run as it is.
+    """
+    strange = sorted({op.name for g in source.graphs for op in g.ops if info(op) is None})
+    if not strange:
+        return ()
+    try:
+        prove_runs(tflite_writer.write(source), ("litert", "litert_ref"))
+    except InterpreterError as error:
+        if "custom op" in str(error) and any(op.code == "CUSTOM" for g in source.graphs for op in g.ops):
+            return (f"could not be run here: the interpreter has no kernel for a custom op among {', '.join(strange)}",)
+        raise ModelFormatError(f"the source model does not run in the interpreter: {error}") from error
+    return ()
 
 
 def _with_gains(model: Model, source: Model, plan: Plan) -> Model:

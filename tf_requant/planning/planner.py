@@ -20,7 +20,7 @@ from tf_requant.planning.classes import (
 from tf_requant.planning.constants import accumulator_scale, least_filter_scale, plan_bias, plan_operand
 from tf_requant.planning.gains import Link, choose_gains
 from tf_requant.planning.places import place_ops
-from tf_requant.planning.ranges import ValueRange, implied_activation, value_range
+from tf_requant.planning.ranges import ValueRange, implied_activation, is_compared, value_range
 from tf_requant.planning.schemes import activation_dtype, expressible, per_channel
 from tf_requant.planning.weights import Histogram, by_channel, histogram, plan_filter
 from tf_requant.planning.wishes import Wishes
@@ -173,7 +173,8 @@ def _class_values(graph: Graph, members: list[int], named: tuple[float, float] |
     if all(ranges[m].clamp is not None for m in roots):
         top = max(ranges[m].high * ranges[m].scale for m in roots)
         clamp = high = max(1, round(top / values.scale))
-    return quant, ValueRange(values.scale, low, high, clamp, rectified, values.edges or rectified)
+    edges = values.edges or rectified or any(is_compared(graph, m) for m in members)
+    return quant, ValueRange(values.scale, low, high, clamp, rectified, edges)
 
 
 def _unclamped(

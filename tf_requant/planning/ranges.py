@@ -10,6 +10,7 @@ from tf_requant.model.graph import Graph
 from tf_requant.model.ops import Activation, fused_activation, info
 from tf_requant.model.quant import QuantParams, code_limits
 
+_COMPARE = ("SOFTMAX", "LOG_SOFTMAX", "ARG_MAX", "ARG_MIN")
 _SAMPLES = 129
 RANGE_OVER_DEVIATION = 9.5
 """A training-time range is the extreme of some 10^5 to 10^6 near-normal values: about 4.75 deviations a side."""
@@ -25,7 +26,7 @@ class ValueRange:
         high: the highest v that the source can produce, its clamp included.
         clamp: the v at which a fused RELU6 clamps, where that is what bounds `high`; else None.
         rectified: whether a RELU or RELU6 wrote it, so that a target may hold it unsigned.
-        edges: whether extreme values are common (inputs, rectified tensors), or rare tails.
+        edges: whether extreme values are common (inputs, rectified tensors) or decisive (scores), and not rare tails.
     """
 
     scale: float
@@ -91,6 +92,15 @@ def recentred(quant: QuantParams, dtype: str) -> QuantParams:
     """
     shift = code_limits(dtype)[0] - code_limits(quant.dtype)[0]
     return QuantParams(dtype, quant.scale, quant.zero_point + shift, quant.axis)
+
+
+def is_compared(graph: Graph, tensor: int) -> bool:
+    """Whether a tensor's largest values decide the result, so that clipping them would tie the best two.
+
+    Such are graph outputs (scores), and what SOFTMAX and ARG_MAX read.
+    """
+    readers = (graph.ops[i].code for i in graph.consumers.get(tensor, ()))
+    return tensor in graph.outputs or any(code in _COMPARE for code in readers)
 
 
 def implied_activation(graph: Graph, tensor: int) -> Activation:

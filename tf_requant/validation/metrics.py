@@ -33,7 +33,7 @@ def paired_difference(only_first: int, only_second: int, total: int) -> tuple[fl
 
     >>> difference, (low, high) = paired_difference(10, 6, 400)
     >>> round(difference, 4), round(low, 4), round(high, 4)
-    (0.01, -0.0095, 0.0295)
+    (0.01, -0.0096, 0.0296)
     """
     if not total:
         return 0.0, (-1.0, 1.0)

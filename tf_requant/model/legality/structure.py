@@ -14,7 +14,8 @@ def index_problems(graph: Graph) -> list[str]:
         if bad:
             problems.append(f"graph {graph.name!r}: its {side} name tensors {bad}; expected 0 to {count - 1}; {DAMAGED}")
     for i, op in enumerate(graph.ops):
-        bad = [t for t in op.inputs if not NO_TENSOR <= t < count] + [t for t in op.outputs if not 0 <= t < count]
+        bad = [t for t in (*op.inputs, *op.intermediates) if not NO_TENSOR <= t < count]
+        bad += [t for t in op.outputs if not 0 <= t < count]
         if bad:
             where = f"op {i} ({op.name})"
             problems.append(f"{where}: it names tensors {bad}; expected 0 to {count - 1}; {DAMAGED}")
