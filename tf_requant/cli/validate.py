@@ -22,10 +22,12 @@ def define(values: absl_flags.FlagValues) -> None:
     text("reference", None, "The source that it came from.", flag_values=values)
     text("data", None, "A folder of images, .npy, .npz or TFRecord.", flag_values=values)
     text("target", None, "A built-in target's name or a target .json file that the candidate has to obey.", flag_values=values)
-    absl_flags.DEFINE_list("against", ["litert"], "Interpreters: litert, litert_ref, litert_opt, tflite_runtime, tf.", flag_values=values)
+    backends = "Interpreters: litert, litert_ref, litert_opt, tflite_runtime, tf."
+    absl_flags.DEFINE_list("against", ["litert"], backends, flag_values=values)
     number("min_agreement", None, "The least top-1 agreement, 0 to 1.", 0, 1, flag_values=values)
     number("max_top1_drop", None, "The largest loss of top-1, in points.", flag_values=values)
-    number("max_layer_error", None, "The largest error of any layer, in dB relative to its signal (-20: SQNR 20 dB).", flag_values=values)
+    layer = "The largest error of any layer, in dB relative to its signal (-20: SQNR 20 dB)."
+    number("max_layer_error", None, layer, flag_values=values)
     text("json", None, "A file for the whole result.", flag_values=values)
 
 

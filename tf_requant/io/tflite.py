@@ -5,13 +5,14 @@ written back field for field. Buffers may lie inline or behind the flatbuffer (`
 are written inline and 16-byte aligned while the file stays below 2 GiB, and behind it otherwise.
 """
 
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tf_requant.errors import ModelFormatError
+from tf_requant.errors import ModelFormatError, UnsupportedModelError
 from tf_requant.io.associated_files import find_archive, promised_files
 from tf_requant.io.flatbuffer import Reader, Table
 from tf_requant.io.schema import enum_names, table_fields, union_members
@@ -158,14 +159,16 @@ def _tensor(table: Table, index: int, buffers: list[Any]) -> Tensor:
         raise ModelFormatError(f"{where} has the impossible shape {list(shape)}")
     raw = _element(buffers, table.get("buffer"), where) if buffers or table.get("buffer") else None
     data = None if raw is None else _constant(raw, dtype, shape, table.get("sparsity") is not None, where)
-    quant = _quant(table.get("quantization"), dtype, where)
+    if table.get("external_buffer"):
+        raise UnsupportedModelError(f"{where} lies in a file of its own, which is not read; convert with inline weights")
+    quant = _quant(table.get("quantization"), dtype, shape, where)
     return Tensor(name, dtype, shape, quant, data, bool(table.get("is_variable")), opaque=table)
 
 
 def _constant(raw: NDArray[np.uint8], dtype: str, shape: tuple[int, ...], sparse: bool, where: str) -> NDArray[Any]:
     if sparse or dtype in _RAW or dtype not in DTYPES.values():
         return raw
-    kind, count = np.dtype(dtype), int(np.prod(shape, dtype=np.int64))
+    kind, count = np.dtype(dtype), prod(shape)
     if raw.size != count * kind.itemsize:
         raise ModelFormatError(
             f"{where} of shape {list(shape)} and type {dtype} needs {count * kind.itemsize} bytes, its buffer holds {raw.size}"
@@ -173,17 +176,24 @@ def _constant(raw: NDArray[np.uint8], dtype: str, shape: tuple[int, ...], sparse
     return raw.view(kind).reshape(shape)
 
 
-def _quant(table: Table | None, dtype: str, where: str) -> QuantParams | None:
-    if table is None or dtype not in (*QUANTIZED_DTYPES, "int32", "int64"):
+def _quant(table: Table | None, dtype: str, shape: tuple[int, ...], where: str) -> QuantParams | None:
+    if table is None:
         return None
-    scale, zero_point = table.get("scale"), table.get("zero_point")
+    if table.get("details_type"):
+        raise UnsupportedModelError(f"{where} is quantized neither per tensor nor per channel (quantization details)")
+    scale, zero_point, axis = table.get("scale"), table.get("zero_point"), int(table.get("quantized_dimension"))
     if scale is None or not scale.size:
         return None
-    if zero_point is None or not zero_point.size:
-        zero_point = np.zeros(1, np.int64)
-    if zero_point.size not in (1, scale.size):
-        raise ModelFormatError(f"{where} has {scale.size} scales but {zero_point.size} zero points")
-    return QuantParams(dtype, scale, zero_point, int(table.get("quantized_dimension")), extra=table)
+    count = 0 if zero_point is None else zero_point.size
+    if dtype not in (*QUANTIZED_DTYPES, "int32", "int64"):
+        placed = not shape or 0 <= axis < len(shape) and scale.size in (1, shape[axis])
+        if count != scale.size or not placed:
+            raise ModelFormatError(f"{where} of type {dtype} has parameters of codes that fit neither type nor shape")
+        return None
+    if count not in (0, 1, scale.size):
+        raise ModelFormatError(f"{where} has {scale.size} scales but {count} zero points")
+    # An interpreter wants a zero point for each scale: what is filled in here must be written (extra is None).
+    return QuantParams(dtype, scale, zero_point if count else 0, axis, extra=table if count == scale.size else None)
 
 
 def _op(table: Table, index: int, opcodes: list[tuple[str, int, str | None]]) -> Op:

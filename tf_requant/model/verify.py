@@ -43,16 +43,12 @@ def _repair(model: Model) -> tuple[Model, list[str]]:
     warnings: list[str] = []
     graphs = []
     for graph in model.graphs:
-        mended = {i: new for i, t in enumerate(graph.tensors) if (new := repaired(t)) is not None}
-        for i in mended:
-            old = graph.tensors[i].quant
-            axis = old.axis if old is not None else 0
-            warnings.append(
-                f"tensor {i} ({graph.tensors[i].name!r}) has quantized_dimension {axis}, which its shape "
-                f"{list(graph.tensors[i].shape)} does not have; it was set to 0"
-            )
-        tensors = tuple(mended.get(i, t) for i, t in enumerate(graph.tensors))
-        graphs.append(graph.with_(tensors=tensors) if mended else graph)
+        tensors, before = list(graph.tensors), len(warnings)
+        for i in range(len(tensors)):
+            while (repair := repaired(i, tensors[i])) is not None:
+                tensors[i] = repair[0]
+                warnings.append(repair[1])
+        graphs.append(graph.with_(tensors=tuple(tensors)) if len(warnings) > before else graph)
     return (model.with_(graphs=tuple(graphs)) if warnings else model), warnings
 
 

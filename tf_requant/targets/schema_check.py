@@ -1,7 +1,7 @@
 """A user's target document against `schemas/target.schema.json`: one sentence a problem."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
 from importlib import resources
 from typing import Any
@@ -80,7 +80,7 @@ def _expected(error: Any) -> str:
     value = error.validator_value
     if "title" in error.schema and error.validator != "type":
         return str(error.schema["title"])
-    plain_words = {
+    plain_words: dict[str, Callable[[], str]] = {
         "const": lambda: json.dumps(value),
         "type": lambda: _TYPES.get(value, str(value)),
         "minimum": lambda: f"{value} or more",

@@ -48,8 +48,9 @@ def squeeze(site: Site) -> None:
 
 
 def expand_dims(site: Site) -> None:
-    """Inserts a dimension of 1."""
+    """Inserts a dimension of 1; the kernel insists on equal parameters."""
     data, output = site.input(0), site.outputs[0]
+    site.same_params(data, output)
     site.same_dtype(data, output)
     site.dtype(site.input(1), *_INDEX)
     axes = site.integers(1, *_INDEX)
@@ -115,7 +116,7 @@ def strided_slice(site: Site) -> None:
     ):
         return
     try:
-        shape = np.broadcast_to(np.int8(0), data.shape)[_indices(begin, end, strides, masks)].shape
+        shape = np.broadcast_to(np.int8(0), data.shape)[_indices(begin, end, strides, masks)].shape  # type: ignore[index]
     except (IndexError, ValueError):
         site.need(False, f"the slice {begin}:{end}:{strides} does not fit {list(data.shape)}", "one that does")
         return

@@ -119,7 +119,9 @@ def _windowed(site: Site, output: Tensor, data: Tensor, window: tuple[int, ...],
 
 def _types(site: Site, data: Tensor, filters: Tensor, bias: Tensor | None, channels: tuple[int, ...]) -> None:
     """Types, parameters and lengths of a family: data and output, filter, bias."""
-    output = site.outputs[0]
+    output, width = site.outputs[0], site.number("quantized_bias_type")
+    if width not in (0, _INT32_BIAS_TYPE, _INT64_BIAS_TYPE):
+        site.need(False, f"quantized_bias_type is {width}", "0, 2 (int32) or 4 (int64)")
     if bias is not None and bias.shape != channels and (prod(bias.shape[:-1]) != 1 or bias.shape[-1:] != channels):
         site.need(False, f"bias {bias.name!r} has shape {list(bias.shape)}", f"{list(channels)}, the output channels")
     if data.dtype == "float32":

@@ -53,15 +53,20 @@ def _quant_problems(tensor: Tensor, quant: QuantParams) -> list[str]:
     return found
 
 
-def repaired(tensor: Tensor) -> Tensor | None:
-    """The tensor with a harmless `quantized_dimension` put right; None if there is nothing to repair.
+def repaired(index: int, tensor: Tensor) -> tuple[Tensor, str] | None:
+    """The tensor with a harmless fault put right, and a sentence about it; None if there is nothing to repair.
 
     One scale has no axis, and a vector has only one: the TensorFlow Lite Micro exporter wrote the filter's
-    axis on biases.
+    axis on biases. A name that is not UTF-8 breaks the interpreter's Python interface.
     """
-    quant = tensor.quant
-    if quant is None or 0 <= quant.axis < max(len(tensor.shape), 1):
-        return None
-    if quant.scale.size > 1 and len(tensor.shape) != 1:
-        return None
-    return tensor.with_(quant=quant.with_(axis=0, extra=None))
+    quant, name = tensor.quant, tensor.name
+    if quant is not None and not 0 <= quant.axis < max(len(tensor.shape), 1):
+        if quant.scale.size == 1 or len(tensor.shape) == 1:
+            wrong = f"has quantized_dimension {quant.axis}, which its shape {list(tensor.shape)} does not have; it was set to 0"
+            return tensor.with_(quant=quant.with_(axis=0, extra=None)), f"tensor {index} ({name!r}) {wrong}"
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        readable = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+        return tensor.with_(name=readable), f"tensor {index} had a name that is not UTF-8; it is {readable!r} now"
+    return None

@@ -9,7 +9,10 @@ from tf_requant.model.quant import QUANTIZED_DTYPES
 
 DAMAGED = "the file is damaged or was edited: convert the model again"
 LARGEST_GEOMETRY = 2**24
-"""Kernels compute strides, windows and offsets in 32 bits; no real model comes near this."""
+"""Kernels compute windows and offsets in 32 bits; no real model comes near this."""
+
+LARGEST_STEP = 2**15 - 1
+"""Kernels hold strides and dilations in 16 bits."""
 
 
 class Site:
@@ -56,8 +59,8 @@ class Site:
     def positive(self, *names: str) -> bool:
         """Whether each of these attributes is a size that a kernel can divide by and multiply with."""
         for name in names:
-            if not 0 < self.number(name) <= LARGEST_GEOMETRY:
-                return self.need(False, f"{name} is {self.number(name)}", f"1 to {LARGEST_GEOMETRY}")
+            if not 0 < self.number(name) <= LARGEST_STEP:
+                return self.need(False, f"{name} is {self.number(name)}", f"1 to {LARGEST_STEP}")
         return True
 
     def rank(self, tensor: Tensor, *ranks: int) -> bool:

@@ -16,6 +16,7 @@ def index_problems(graph: Graph) -> list[str]:
     for i, op in enumerate(graph.ops):
         bad = [t for t in (*op.inputs, *op.intermediates) if not NO_TENSOR <= t < count]
         bad += [t for t in op.outputs if not 0 <= t < count]
+        bad += [t for t in op.intermediates if not NO_TENSOR <= t < count]
         if bad:
             where = f"op {i} ({op.name})"
             problems.append(f"{where}: it names tensors {bad}; expected 0 to {count - 1}; {DAMAGED}")
@@ -29,8 +30,9 @@ def order_problems(graph: Graph) -> list[str]:
     if len(inputs) < len(graph.inputs):
         problems.append(f"graph {graph.name!r}: its inputs {list(graph.inputs)} repeat; expected each once; {DAMAGED}")
     for t in graph.inputs:
-        if tensors[t].is_constant:
-            problems.append(f"tensor {t} ({tensors[t].name!r}): a constant is a graph input; expected no data; {DAMAGED}")
+        if tensors[t].is_constant or tensors[t].is_variable:
+            kind = "constant" if tensors[t].is_constant else "variable"
+            problems.append(f"tensor {t} ({tensors[t].name!r}): a {kind} is a graph input; expected neither; {DAMAGED}")
     filled = set(inputs)
     filled.update(i for i, t in enumerate(tensors) if t.data is not None or t.is_variable or 0 in t.shape)
     written: set[int] = set()
