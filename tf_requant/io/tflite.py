@@ -105,6 +105,8 @@ def _buffers(root: Table, data: bytes, end: int) -> tuple[list[NDArray[np.uint8]
     buffers: list[NDArray[np.uint8] | None] = []
     for i, table in enumerate(root.get("buffers") or ()):
         content, offset, size = table.get("data"), table.get("offset"), table.get("size")
+        if offset > 1 and not size:
+            raise ModelFormatError(f"buffer {i} lies at byte {offset} but has no size: the file is damaged")
         if offset > 1:
             if offset + size > len(data):
                 raise ModelFormatError(

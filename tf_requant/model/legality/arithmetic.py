@@ -4,6 +4,7 @@ from math import frexp
 
 from tf_requant.model.graph import Tensor
 from tf_requant.model.legality.site import Site, broadcast, one_scale
+from tf_requant.model.ops import OPS
 
 _CODES = ("uint8", "int8", "int16")
 _LARGEST_FACTOR = 2.0**127  # float32; kernels shift further than 31 places without complaint
@@ -81,16 +82,15 @@ def activation(site: Site) -> None:
     site.shape(output, data.shape)
     if not sound or data.dtype == "float32":
         return
-    if site.op.code in ("TANH", "LOGISTIC", "SOFTMAX"):
-        site.symmetric_int16(data, output)
-    elif site.op.code == "LEAKY_RELU":
+    site.symmetric_int16(data, output)
+    if site.op.code == "LEAKY_RELU":
         _rescale(site, one_scale(data))
         alpha = abs(float(site.op.attrs.get("alpha") or 0.0))
         site.need(alpha * one_scale(data) < _LARGEST_FACTOR * one_scale(output), f"alpha is {alpha}", "a smaller slope")
     elif site.op.code == "HARD_SWISH":
         ratio = one_scale(data) / one_scale(output)
         site.need(ratio < 128, f"input scale over output scale is {ratio:.6g}", "less than 128", _FINER)
-    elif site.op.code not in ("L2_NORMALIZATION", "LOG_SOFTMAX"):
+    elif OPS[site.op.code].rule != "fixed":
         _rescale(site, one_scale(data))
 
 

@@ -144,6 +144,8 @@ def pad(site: Site) -> None:
     """PAD, PADV2 and MIRROR_PAD by constant [rank, 2] paddings."""
     data, output = site.input(0), site.outputs[0]
     _raw(site, data, output)
+    if site.op.code == "MIRROR_PAD" and data.dtype == "int16":
+        site.same_params(data, output)
     if site.op.code == "PADV2":
         value = site.input(2)
         site.same_dtype(data, value)
@@ -170,6 +172,7 @@ def concatenation(site: Site) -> None:
     output, parts = site.outputs[0], [site.input(i) for i in range(len(site.inputs))]
     site.same_dtype(output, *parts)
     site.fused(allowed=(0,))
+    site.symmetric_int16(output, *parts)
     if output.dtype == "int8":
         site.same_params(output, *parts)
     if output.dtype == "uint8" and any(t.quant is not None for t in parts):

@@ -167,7 +167,7 @@ def _bias(site: Site, data: Tensor, filters: Tensor, bias: Tensor) -> None:
     number = {"int32": _INT32_BIAS_TYPE, "int64": _INT64_BIAS_TYPE}[expected]
     if width not in (0, number):
         site.need(False, f"quantized_bias_type is {width}", f"0 or {number} for an {expected} bias")
-    checked = data.dtype == "uint8" or (site.op.code == "FULLY_CONNECTED" and data.dtype == "int8")
+    checked = data.dtype == "uint8" or site.op.code == "FULLY_CONNECTED"
     if not checked or filters.quant is None or filters.quant.per_channel or data.quant is None:
         return
     product, stored = float(data.quant.scale[0] * filters.quant.scale[0]), one_scale(bias)

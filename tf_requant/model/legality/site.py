@@ -120,19 +120,14 @@ class Site:
 
     def same_params(self, *tensors: Tensor) -> bool:
         """Whether quantized tensors share scale and zero point: the kernel copies raw codes."""
-        first = tensors[0]
-        return all(
-            [
-                self.need(
-                    t.quant.identical(first.quant),
-                    f"{t.name!r} ({t.quant}) and {first.name!r} ({first.quant}) differ",
-                    "equal parameters, since the kernel copies raw codes",
-                    "put a QUANTIZE op between them",
-                )
-                for t in tensors[1:]
-                if t.quant is not None and first.quant is not None
-            ]
-        )
+        first, holds = tensors[0], True
+        for t in tensors[1:]:
+            one_sided = (t.quant is None) != (first.quant is None) and t.dtype in QUANTIZED_DTYPES
+            if one_sided or (t.quant is not None and first.quant is not None and not t.quant.identical(first.quant)):
+                got = f"{t.name!r} ({t.quant or 'no scale'}) and {first.name!r} ({first.quant or 'no scale'}) differ"
+                expected = "equal parameters, since the kernel copies raw codes"
+                holds = self.need(False, got, expected, "put a QUANTIZE op between them")
+        return holds
 
     def fused(self, *, allowed: Sequence[int] = (0, 1, 2, 3)) -> bool:
         """Whether the fused activation is one that the kernel applies, with bounds that fit 32 bits."""
