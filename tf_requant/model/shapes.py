@@ -82,7 +82,7 @@ RULES: dict[str, OpRules] = {
     "UNPACK": OpRules(moves.unpack, 6, (1, 1), (1, _ANY), options=True),
     "PAD": OpRules(moves.pad, 6, (2, 2)),
     "PADV2": OpRules(moves.pad, 6, (3, 3)),
-    "MIRROR_PAD": OpRules(moves.pad, 3, (2, 2)),
+    "MIRROR_PAD": OpRules(moves.pad, 3, (2, 2), options=True),
     "RESHAPE": OpRules(moves.reshape, 1, (1, 2), optional=(1,)),
     "SQUEEZE": OpRules(moves.squeeze, 2),
     "EXPAND_DIMS": OpRules(moves.expand_dims, 1, (2, 2)),

@@ -26,8 +26,8 @@ def add(site: Site) -> None:
     if not _elementwise(site, (*_CODES, "float32", "int32", "int64")) or output.dtype not in _CODES:
         return
     larger, scale = max(one_scale(first), one_scale(second)), one_scale(output)
-    ratio = 2 * larger / (2.0 ** _HEADROOM[output.dtype] * scale)
-    site.need(ratio < 1, f"the inputs' scale {larger:.6g} dwarfs the output's {scale:.6g}", "a closer ratio", _FINER)
+    shifted = 2.0 ** _HEADROOM[output.dtype] * scale
+    site.need(2 * larger < shifted < _LARGEST_FACTOR and larger < _LARGEST_FACTOR / 2, f"the inputs' scale {larger:.6g} dwarfs the output's {scale:.6g}", "a closer ratio", _FINER)
     powers = [_exponent(one_scale(t)) for t in (first, second, output)]
     if output.dtype == "int16" and site.op.attrs.get("pot_scale_int16", True) and None not in powers:
         a, b, y = powers
