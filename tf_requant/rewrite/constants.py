@@ -85,8 +85,7 @@ def _redo_channels(
         values -= old[some][column]
         values *= step[some][column]
         round_half_even_in_place(values)
-        np.minimum(values, high - new, out=values)
-        np.maximum(values, low - new, out=values)
+        np.clip(values, low - new, high - new, out=values)
         target[some] = values if new == 0 else values + new
 
 
