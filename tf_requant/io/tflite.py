@@ -18,6 +18,7 @@ from tf_requant.io.flatbuffer import Reader, Table
 from tf_requant.io.schema import enum_names, table_fields, union_members
 from tf_requant.model.graph import Graph, Model, Op, Signature, Tensor
 from tf_requant.model.quant import QUANTIZED_DTYPES, QuantParams
+from tf_requant.model.shapes import RULES
 
 IDENTIFIER = b"TFL3"
 DTYPES = {
@@ -72,6 +73,7 @@ def _read(data: bytes) -> Model:
     archive, warning = find_archive(data, end)
     opcodes = [_opcode(t) for t in root.get("operator_codes") or ()]
     graphs = tuple(_graph(t, i, opcodes, buffers) for i, t in enumerate(root.get("subgraphs")))
+    _refuse_unloadable_leftovers(graphs, opcodes)
     metadata = {}
     for entry in root.get("metadata") or ():
         buffer = _element(buffers, entry.get("buffer"), "metadata")
@@ -127,6 +129,15 @@ def _opcode(table: Table) -> tuple[str, int, str | None]:
         )
     custom = table.get("custom_code")
     return names[number], table.get("version"), None if custom is None else _text(custom)
+
+
+def _refuse_unloadable_leftovers(graphs: tuple[Graph, ...], opcodes: list[tuple[str, int, str | None]]) -> None:
+    """An interpreter resolves every operator code of the file, those that no op uses included."""
+    used = {op.opaque.get("opcode_index") for graph in graphs for op in graph.ops}
+    for i, (code, version, _) in enumerate(opcodes):
+        row = RULES.get(code)
+        if i not in used and row is not None and not 1 <= version <= row.newest:
+            raise ModelFormatError(f"operator code {i} ({code}) has version {version}, expected 1 to {row.newest}")
 
 
 def _graph(table: Table, index: int, opcodes: list[tuple[str, int, str | None]], buffers: list[Any]) -> Graph:

@@ -27,7 +27,8 @@ def add(site: Site) -> None:
         return
     larger, scale = max(one_scale(first), one_scale(second)), one_scale(output)
     shifted = 2.0 ** _HEADROOM[output.dtype] * scale
-    site.need(2 * larger < shifted < _LARGEST_FACTOR and larger < _LARGEST_FACTOR / 2, f"the inputs' scale {larger:.6g} dwarfs the output's {scale:.6g}", "a closer ratio", _FINER)
+    near = 2 * larger < shifted < _LARGEST_FACTOR and larger < _LARGEST_FACTOR / 2
+    site.need(near, f"the inputs' scale {larger:.6g} and the output's {scale:.6g} differ too much", "closer ones", _FINER)
     powers = [_exponent(one_scale(t)) for t in (first, second, output)]
     if output.dtype == "int16" and site.op.attrs.get("pot_scale_int16", True) and None not in powers:
         a, b, y = powers
