@@ -86,7 +86,9 @@ class Builder:
         values = self.random.integers(-500, 500, channels)
         return self.tensor([channels], "int64" if dtype == "int16" else "int32", scales[0] * scales[1], 0, values)
 
-    def op(self, code: str, inputs: Sequence[int], outputs: Sequence[int], options: str = "", version: int = 1, **fields: Any) -> None:
+    def op(
+        self, code: str, inputs: Sequence[int], outputs: Sequence[int], options: str = "", version: int = 1, **fields: Any
+    ) -> None:  # fmt: skip
         """Adds an op; options are a table of the schema, fields in its object API's spelling."""
         number = getattr(schema.BuiltinOperator, code)
         codes = [(c.builtinCode, c.version) for c in self.model.operatorCodes]
@@ -257,7 +259,9 @@ def move(
     return b.finish([data], results)
 
 
-def concatenation(dtype: str = "int8", *, axis: int = -1, parts: Sequence[int] = (2, 3), scales: Sequence[float] = (1, 1, 1)) -> bytes:
+def concatenation(
+    dtype: str = "int8", *, axis: int = -1, parts: Sequence[int] = (2, 3), scales: Sequence[float] = (1, 1, 1)
+) -> bytes:  # fmt: skip
     """CONCATENATION of [1, 4, 4, part] tensors along the last axis; the last scale is the output's."""
     b = Builder()
     sizes = (*parts, sum(parts))
@@ -266,11 +270,12 @@ def concatenation(dtype: str = "int8", *, axis: int = -1, parts: Sequence[int] =
     return b.finish(tensors[:-1], tensors[-1:])
 
 
-def small_net(dtype: str = "int8", *, per_channel: bool = True, seed: int = 0) -> bytes:
+def small_net(dtype: str = "int8", *, per_channel: bool | None = None, seed: int = 0) -> bytes:
     """Conv, depthwise, residual ADD, AVERAGE_POOL_2D, RESHAPE, FULLY_CONNECTED and SOFTMAX on [1, 8, 8, 3]."""
     b = Builder(seed)
     scale, wide = _DEFAULT_SCALE[dtype], _output_scale(dtype, 27)
-    axes = (0, 3, 0) if per_channel else (None, None, None)
+    per_channel = dtype != "uint8" if per_channel is None else per_channel
+    axes = (0, 3) if per_channel else (None, None)
     x, conv, spread = (b.activation([1, 8, 8, c], dtype, s) for c, s in ((3, scale), (4, wide), (4, wide * 2)))
     total, pooled, flat = (b.activation(s, dtype, wide * 2) for s in ([1, 8, 8, 4], [1, 4, 4, 4], [1, 64]))
     logits = b.activation([1, 5], dtype, wide * 8)

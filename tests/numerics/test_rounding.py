@@ -43,3 +43,25 @@ def test_a_shift_is_exact_for_every_int64(rounding: Rounding, bits: int) -> None
 def test_reals_round_as_their_exact_value_does(rounding: Rounding) -> None:
     x = [0.5, -0.5, 1.5, 2.5, -2.5, 0.49999999999999994, -0.49999999999999994, 4503599627370495.5, 1e300, 0.1]
     assert round_real(x, rounding).tolist() == [float(exact(Fraction(v), rounding)) for v in x]
+
+
+@pytest.mark.parametrize("rounding", list(Rounding))
+def test_bits_may_be_an_array_and_reach_past_the_type(rounding: Rounding) -> None:
+    bits = [0, 1, 63, 64, 65, 1000]
+    got = shift_right(np.array(EDGES, np.int64)[:, None], np.array(bits), rounding)
+    assert got.tolist() == [[exact(Fraction(x, 2**b), rounding) for b in bits] for x in EDGES]
+
+
+def test_a_left_shift_and_reals_are_refused() -> None:
+    with pytest.raises(ValueError, match="bits must be 0 or more, got -1"):
+        shift_right([1], -1, Rounding.FLOOR)
+    with pytest.raises(ValueError, match="x must be integers that int64 holds, got dtype float64"):
+        shift_right([1.5], 1, Rounding.FLOOR)
+    with pytest.raises(ValueError, match="got dtype uint64"):
+        shift_right(np.array([2**63], np.uint64), 1, Rounding.FLOOR)
+
+
+def test_infinities_and_nan_stay() -> None:
+    for rounding in Rounding:
+        low, high, nan = round_real([-np.inf, np.inf, np.nan], rounding).tolist()
+        assert (low, high) == (-np.inf, np.inf) and nan != nan

@@ -64,3 +64,83 @@ def test_a_built_in_obeys_the_schema_and_the_constraints(name: str) -> None:
 def test_every_fact_of_a_built_in_names_its_source(name: str) -> None:
     sources = load_target(name).sources
     assert {"activation", "weight", "accumulator", "requantizer"} <= {key.split(".")[0] for key in sources}
+
+
+def test_the_built_ins_come_family_by_family_and_int8_before_int16() -> None:
+    assert builtin_targets() == (
+        "tflite_int8", "tflite_int8_per_tensor", "tflite_int16x8", "tflite_uint8", "nna_sym8", "nna_sym8_per_channel",
+        "nna_sym8_pow2", "nna_sym8_pow2_per_channel", "nna_usym8", "nna_usym8_pow2",
+    )  # fmt: skip
+
+
+TFLITE_STAGES = [{"drop": 31, "rounding": "HALF_UP"}, {"drop": "rest", "rounding": "HALF_AWAY"}]
+POOL = {"style": "multiply_shift", "multiplier_bits": 15, "rounding": "HALF_UP"}
+
+
+@pytest.mark.parametrize("name", [n for n in ROWS if n.startswith("nna")])
+def test_an_nna_computes_as_the_interface_says(name: str) -> None:
+    document, shift = load_target(name).to_dict(), "pow2" in name
+    assert document["requantizer"]["multiplier_bits"] == (0 if shift else 31)
+    assert document["add"] == {
+        "style": "shift_align" if shift else "tflite", "left_shift": 20, "intermediate_bits": 32, "rounding": "HALF_UP"
+    }  # fmt: skip
+    assert document["average_pool"] == POOL
+    assert document["lookup"] == {
+        "ops": ["LOGISTIC", "TANH", "HARD_SWISH"], "entries": 256, "interpolation": "none", "rounding": "HALF_EVEN",
+        "precision": "float64",
+    }  # fmt: skip
+    assert (document["pad"], document["requantizer_by_op"]) == ("zero_point", {})
+    assert not {"LOGISTIC", "TANH", "HARD_SWISH", "SOFTMAX"} & set(document["ops"])
+    raw = {op for op, rule in document["ops"].items() if rule.get("scale") == "same"}
+    assert {"CONCATENATION", "PAD", "MAX_POOL_2D", "AVERAGE_POOL_2D", "MEAN", "RESHAPE"} <= raw
+    assert not {"CONV_2D", "ADD", "MUL", "FULLY_CONNECTED", "QUANTIZE"} & raw
+
+
+@pytest.mark.parametrize("name", [n for n in ROWS if n.startswith("tflite")])
+def test_a_tflite_target_computes_as_the_reference_kernels_do(name: str) -> None:
+    document, wide = load_target(name).to_dict(), name == "tflite_int16x8"
+    assert document["requantizer"] == {
+        "kind": "multiplier_shift", "multiplier_bits": 31, "shift_range": [-30, 31], "stages": TFLITE_STAGES,
+        "scale_product": "float32" if name == "tflite_uint8" else "float64",
+    }  # fmt: skip
+    assert document["accumulator"] == {"bits": 64 if wide else 32, "overflow": "wrap", "when": "after_bias"}
+    assert document["add"] == {"style": "tflite", "left_shift": 15 if wide else 20, "intermediate_bits": 32}
+    assert document["average_pool"] == {"style": "divide", "multiplier_bits": 0, "rounding": "HALF_AWAY"}
+    assert document["requantizer_by_op"]["FULLY_CONNECTED"]["kind"] == "float64"
+    convolution = load_target(name).arithmetic.requantizer_of("CONV_2D")
+    assert (convolution.multiplier_bits, len(convolution.stages)) == ((15, 1) if wide else (31, 2))
+
+
+@pytest.mark.parametrize(
+    ("name", "per_channel"),
+    [
+        ("tflite_int8", ("CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV")),
+        ("tflite_int16x8", ("CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV", "FULLY_CONNECTED")),
+        ("nna_sym8_per_channel", ("CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV", "FULLY_CONNECTED")),
+        ("nna_sym8_pow2_per_channel", ("CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV", "FULLY_CONNECTED")),
+        ("nna_sym8", ()),
+        ("tflite_uint8", ()),
+    ],
+)
+def test_a_built_in_names_the_ops_with_per_channel_weights(name: str, per_channel: tuple[str, ...]) -> None:
+    assert load_target(name).weight.per_channel_ops == per_channel
+
+
+def test_a_tflite_target_lists_no_op_without_a_kernel_of_its_type() -> None:
+    without = {"HARD_SWISH", "L2_NORMALIZATION", "LOG_SOFTMAX", "ARG_MAX", "ARG_MIN", "RELU_N1_TO_1", "DEPTH_TO_SPACE", "SPACE_TO_DEPTH"}
+    assert not without & set(load_target("tflite_int16x8").ops)
+    assert without <= set(load_target("tflite_int8").ops) and without <= set(load_target("tflite_uint8").ops)
+    # The reference SUM does not rescale signed codes.
+    assert [name for name in builtin_targets() if "SUM" in load_target(name).ops] == ["tflite_uint8"]
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_every_section_of_a_built_in_that_is_not_the_default_names_its_source(name: str) -> None:
+    target = load_target(name)
+    document = target.to_dict()
+    plain = {
+        key: document[key] for key in ("name", "ops")
+    } | {"activation": {"symmetric": True, "scale": "any"}, "weight": {"scale": "any", "granularity": "tensor"}}  # fmt: skip
+    default = load_target(plain).to_dict()
+    facts = set(document) - {"schema_version", "name", "description", "sources"}
+    assert {key for key in facts if document[key] != default[key] or key == "ops"} <= {path.split(".")[0] for path in target.sources}

@@ -73,11 +73,12 @@ class AddStyle:
 
     Attributes:
         style: `tflite`: both inputs shifted left by left_shift, rescaled to twice the larger scale, added,
-            rescaled to the output, each time by the requantizer's multiplier and stages; `shift_align`: both
+            rescaled to the output, each time by a multiplier as the requantizer's; `shift_align`: both
             shifted left to the finer of their power-of-two scales, added, one rounding shift.
         left_shift: headroom bits of `tflite` (20 for 8-bit codes, 15 for 16-bit ones); `shift_align` has none.
         intermediate_bits: width of the aligned inputs and of their sum.
-        rounding: of the one shift of `shift_align`; None for `tflite`, which rounds as the requantizer does.
+        rounding: of the one shift of `shift_align`; for `tflite`, of each of its three rescales, in one stage, where
+            None means the requantizer's stages.
     """
 
     style: Literal["tflite", "shift_align"] = "tflite"

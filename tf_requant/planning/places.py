@@ -4,6 +4,7 @@ import re
 
 import numpy as np
 
+from tf_requant.errors import UnsupportedOpError
 from tf_requant.model.graph import Graph, Op
 from tf_requant.model.ops import OpInfo, info
 from tf_requant.model.quant import QuantParams
@@ -21,9 +22,18 @@ def place_ops(graph: Graph, target: Target, keep: tuple[str, ...]) -> tuple[OpPl
         graph: the source graph.
         target: the accelerator.
         keep: patterns of ops that the user wants at the source's precision.
+
+    Raises:
+        UnsupportedOpError: an op would stay on the host, and the target refuses that.
     """
     patterns = [re.compile(p) for p in keep]
-    return tuple(_place(graph, op, target, patterns) for op in graph.ops)
+    places = tuple(_place(graph, op, target, patterns) for op in graph.ops)
+    if target.unlisted_ops == "refuse":
+        left = [f"{graph.where(i)}: {p.reason}" for i, p in enumerate(places) if not p.on_accelerator]
+        if left:
+            listed = "; ".join(left[:10])
+            raise UnsupportedOpError(f"target {target.name} refuses what it cannot run itself: {listed}")
+    return places
 
 
 def _place(graph: Graph, op: Op, target: Target, patterns: list[re.Pattern[str]]) -> OpPlan:
@@ -50,7 +60,28 @@ def _place(graph: Graph, op: Op, target: Target, patterns: list[re.Pattern[str]]
         return OpPlan(listed, View.TARGET, View.SOURCE, "" if listed else "the target does not list it")
     if target.rule(op.code) is None:
         return kept.with_(reason="the target does not list it")
+    beyond = _beyond_limits(graph, op, row, target)
+    if beyond:
+        return kept.with_(reason=beyond)
     return OpPlan(True, View.TARGET, View.TARGET)
+
+
+def _beyond_limits(graph: Graph, op: Op, row: OpInfo, target: Target) -> str:
+    """Which limit of the target an op exceeds, or an empty string."""
+    rule, attrs = target.rule(op.code), op.attrs
+    assert rule is not None
+    window = [int(attrs[n]) for n in ("filter_height", "filter_width") if n in attrs]
+    if row.filter is not None and op.code != "FULLY_CONNECTED":
+        window = list(graph.tensors[op.inputs[row.filter]].shape[1:3])
+    stride = max((int(attrs[n]) for n in ("stride_h", "stride_w") if n in attrs), default=1)
+    dilation = max((int(attrs[n]) for n in ("dilation_h_factor", "dilation_w_factor") if n in attrs), default=1)
+    if rule.kernel_max is not None and max(window, default=1) > rule.kernel_max:
+        return f"its kernel is {max(window)} wide, the target allows {rule.kernel_max}"
+    if rule.stride_max is not None and stride > rule.stride_max:
+        return f"its stride is {stride}, the target allows {rule.stride_max}"
+    if not rule.dilation and dilation > 1:
+        return f"its dilation is {dilation}, the target allows none"
+    return ""
 
 
 def _place_fixed(op: Op, row: OpInfo, target: Target) -> OpPlan:

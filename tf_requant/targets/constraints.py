@@ -27,7 +27,10 @@ def shift_only_needs_power_of_two_scales(target: "Target") -> bool:
 
 
 def power_of_two_activations_are_symmetric(target: "Target") -> bool:
-    """Power-of-two activations need zero point 0, but activation.symmetric is {activation.symmetric}; set it to true."""
+    """Power-of-two activations need zero point 0, but activation.symmetric is {activation.symmetric}.
+
+    Set it to true.
+    """
     return target.activation.symmetric or target.activation.scale != "power_of_two"
 
 
@@ -63,7 +66,10 @@ def only_a_multiplier_has_bits(target: "Target") -> bool:
 
 
 def shift_range_is_not_empty(target: "Target") -> bool:
-    """A requantizer needs a shift to choose, but requantizer.shift_range {requantizer.shift_range} is empty; swap it."""
+    """A requantizer needs a shift to choose, but requantizer.shift_range {requantizer.shift_range} is empty.
+
+    Give it as [lowest, highest].
+    """
     low, high = target.requantizer.shift_range
     return low <= high
 
@@ -101,7 +107,10 @@ def weights_fit_a_tflite_file(target: "Target") -> bool:
 
 
 def wide_activations_are_symmetric(target: "Target") -> bool:
-    """TFLite's 16-bit activations have zero point 0, but activation.symmetric is {activation.symmetric}; set it to true."""
+    """TFLite's 16-bit activations have zero point 0, but activation.symmetric is {activation.symmetric}.
+
+    Set it to true.
+    """
     return target.activation.symmetric or 16 not in target.activation.bits
 
 
@@ -130,12 +139,18 @@ def unsigned_after_relu_is_for_signed_activations(target: "Target") -> bool:
 
 
 def unsigned_after_relu_is_symmetric(target: "Target") -> bool:
-    """Unsigned codes after a ReLU have zero point 0, but activation.symmetric is {activation.symmetric}; set it to true."""
+    """Unsigned codes after a ReLU have zero point 0, but activation.symmetric is {activation.symmetric}.
+
+    Set it to true.
+    """
     return target.activation.symmetric or not target.activation.unsigned_after_relu
 
 
 def unsigned_after_relu_has_8_bits(target: "Target") -> bool:
-    """Codes unsigned after a ReLU travel as int8 in a TFLite file, but activation.bits is {activation.bits}; use [8]."""
+    """Codes unsigned after a ReLU travel as int8 in a TFLite file, but activation.bits is {activation.bits}.
+
+    Set it to [8].
+    """
     return target.activation.bits == (8,) or not target.activation.unsigned_after_relu
 
 
@@ -174,7 +189,10 @@ def per_channel_ops_have_a_filter(target: "Target") -> bool:
 
 
 def sources_name_facts_of_the_target(target: "Target") -> bool:
-    """Each key of sources is the dotted path of a key of the target, such as requantizer.stages; got {unknown_sources}."""
+    """Each key of sources is the dotted path of a key of the target, such as requantizer.stages.
+
+    Got {unknown_sources}, which name nothing.
+    """
     document = plain(target)
     return all(resolves(document, path) for path in target.sources)
 

@@ -73,7 +73,13 @@ def _sentences(error: Any) -> list[str]:
     return [f"{where or 'the target'} is {got}, expected {_expected(error)}"]
 
 
-_TYPES = {"object": "an object", "array": "a list", "integer": "an integer", "string": "a string", "boolean": "true or false"}
+_TYPES = {
+    "object": "an object",
+    "array": "a list",
+    "integer": "an integer",
+    "string": "a string",
+    "boolean": "true or false",
+}
 
 
 def _expected(error: Any) -> str:

@@ -235,7 +235,7 @@ def _builtin(name: str) -> Target:
 
 def _read(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_without_duplicates)
     except OSError as error:
         raise TargetError(f"{path}: cannot read the target file: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
@@ -244,6 +244,16 @@ def _read(path: Path) -> Any:
         raise TargetError(f"{path}: line {error.lineno}, column {error.colno} is not JSON: {error.msg}") from error
     except RecursionError as error:
         raise TargetError(f"{path}: nested too deeply; a target file is one flat JSON object") from error
+    except ValueError as error:
+        raise TargetError(f"{path}: cannot read the target file: {error}".replace("\0", "\\0")) from error
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    section = dict(pairs)
+    if len(section) < len(pairs):
+        twice = next(key for i, (key, _) in enumerate(pairs) if key in dict(pairs[:i]))
+        raise ValueError(f'the key "{twice}" stands twice in one object; keep one')
+    return section
 
 
 def _refuse(where: str, sentences: list[str]) -> None:

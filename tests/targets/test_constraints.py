@@ -1,0 +1,126 @@
+"""Every contradiction that a target file can hold is refused with its own sentence."""
+
+import copy
+from typing import Any
+
+import pytest
+
+from tf_requant.errors import TargetError
+from tf_requant.targets import CONSTRAINTS, load_target
+
+FREE: dict[str, Any] = {
+    "name": "free",
+    "activation": {"symmetric": True, "scale": "any"},
+    "weight": {"scale": "any", "granularity": "tensor"},
+    "ops": {"CONV_2D": {}, "ADD": {}},
+}
+SHIFT: dict[str, Any] = {
+    **FREE,
+    "name": "shift",
+    "activation": {"symmetric": True, "scale": "power_of_two"},
+    "weight": {"scale": "power_of_two", "granularity": "tensor"},
+    "requantizer": {"kind": "shift"},
+    "add": {"style": "shift_align"},
+}
+UNSIGNED: dict[str, Any] = {
+    **FREE,
+    "name": "unsigned",
+    "activation": {"signed": False, "symmetric": False, "scale": "any"},
+    "weight": {"signed": False, "symmetric": False, "scale": "any", "granularity": "tensor"},
+}
+TWO_STAGES = [{"drop": 31, "rounding": "HALF_UP"}, {"drop": "rest", "rounding": "HALF_AWAY"}]
+
+# constraint: (a sound document, the one change that breaks it, words of the sentence with the values in it)
+EXAMPLES: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
+    "shift_only_needs_power_of_two_scales": (
+        SHIFT, {"weight": {"scale": "any"}}, 'Got activation.scale "power_of_two" and weight.scale "any"'),
+    "power_of_two_activations_are_symmetric": (
+        SHIFT, {"activation": {"symmetric": False}}, "Power-of-two activations need zero point 0, but activation.symmetric is false"),
+    "power_of_two_weights_are_symmetric": (
+        SHIFT, {"weight": {"symmetric": False}}, "Power-of-two weights need zero point 0, but weight.symmetric is false"),
+    "shift_align_needs_power_of_two_activations": (
+        FREE, {"add": {"style": "shift_align"}}, 'but activation.scale is "any"'),
+    "bias_fits_the_accumulator": (
+        FREE, {"bias": {"bits": 40}}, "A bias of 40 bits is wider than the accumulator of 32"),
+    "a_multiplier_has_bits": (
+        FREE, {"requantizer": {"multiplier_bits": 0}}, "but multiplier_bits is 0"),
+    "only_a_multiplier_has_bits": (
+        SHIFT, {"requantizer": {"multiplier_bits": 15}}, 'Got requantizer.kind "shift" with requantizer.multiplier_bits 15'),
+    "shift_range_is_not_empty": (
+        FREE, {"requantizer": {"shift_range": [8, 7]}}, "requantizer.shift_range [8, 7] is empty"),
+    "the_last_stage_drops_the_rest": (
+        FREE, {"requantizer": {"stages": TWO_STAGES[:1]}}, 'the stages are [{"drop": 31, "rounding": "HALF_UP"}]'),
+    "only_a_multiplier_has_several_stages": (
+        SHIFT, {"requantizer": {"stages": TWO_STAGES}}, 'Got requantizer.kind "shift" with requantizer.stages [{"drop": 31'),
+    "multiply_shift_pools_have_multiplier_bits": (
+        FREE, {"average_pool": {"multiplier_bits": 15}}, 'Got average_pool.style "divide" with average_pool.multiplier_bits 15'),
+    "activations_fit_a_tflite_file": (
+        FREE, {"activation": {"bits": [8, 12]}}, "but activation.bits is [8, 12]"),
+    "weights_fit_a_tflite_file": (
+        FREE, {"weight": {"bits": [6]}}, "but weight.bits is [6]"),
+    "wide_activations_are_symmetric": (
+        FREE, {"activation": {"bits": [16], "symmetric": False}}, "TFLite's 16-bit activations have zero point 0, but activation.symmetric is false"),
+    "unsigned_codes_have_8_bits": (
+        UNSIGNED, {"weight": {"bits": [4]}}, "got activation.bits [8] and weight.bits [4]"),
+    "families_agree": (
+        FREE, {"activation": {"signed": False}}, "Got activation.signed false and weight.signed true"),
+    "unsigned_after_relu_is_for_signed_activations": (
+        UNSIGNED, {"activation": {"unsigned_after_relu": True}}, "Codes that are unsigned everywhere cannot turn unsigned after a ReLU"),
+    "unsigned_after_relu_is_symmetric": (
+        FREE, {"activation": {"unsigned_after_relu": True, "symmetric": False}}, "Unsigned codes after a ReLU have zero point 0, but activation.symmetric is false"),
+    "unsigned_after_relu_has_8_bits": (
+        FREE, {"activation": {"unsigned_after_relu": True, "bits": [16]}}, "travel as int8 in a TFLite file, but activation.bits is [16]"),
+    "signed_weights_are_symmetric": (
+        FREE, {"weight": {"symmetric": False}}, "TFLite's signed weights have zero point 0, but weight.symmetric is false"),
+    "unsigned_weights_are_per_tensor": (
+        UNSIGNED, {"weight": {"granularity": "channel"}}, 'no per-channel uint8 weights, but weight.granularity is "channel"'),
+    "per_tensor_weights_name_no_per_channel_op": (
+        FREE, {"weight": {"per_channel_ops": ["CONV_2D"]}}, 'but it is ["CONV_2D"]'),
+    "per_channel_weights_name_an_op": (
+        FREE, {"weight": {"granularity": "channel", "per_channel_ops": []}}, "need at least one op in weight.per_channel_ops"),
+    "per_channel_ops_have_a_filter": (
+        FREE, {"weight": {"granularity": "channel", "per_channel_ops": ["CONV_2D", "ADD"]}}, 'Got weight.per_channel_ops ["CONV_2D", "ADD"]'),
+    "sources_name_facts_of_the_target": (
+        FREE, {"sources": {"add.style": "assumed", "add.stile": "assumed"}}, 'Got ["add.stile"]'),
+}  # fmt: skip
+
+
+def broken(document: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
+    document = copy.deepcopy(document)
+    for key, section in change.items():
+        document[key] = {**document.get(key, {}), **section}
+    return document
+
+
+def test_every_constraint_has_a_failing_example_and_every_example_its_constraint() -> None:
+    assert sorted(EXAMPLES) == sorted(constraint.__name__ for constraint in CONSTRAINTS)
+
+
+@pytest.mark.parametrize("document", [FREE, SHIFT, UNSIGNED], ids=lambda document: document["name"])
+def test_the_unbroken_documents_are_targets(document: dict[str, Any]) -> None:
+    assert load_target(document).name == document["name"]
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_a_contradiction_is_refused_with_its_sentence_and_the_real_values(name: str) -> None:
+    document, change, words = EXAMPLES[name]
+    with pytest.raises(TargetError) as refusal:
+        load_target(broken(document, change))
+    sentences = str(refusal.value).splitlines()
+    own = next(constraint for constraint in CONSTRAINTS if constraint.__name__ == name)
+    opening = (own.__doc__ or "").split("{")[0].split("\n")[0]
+    assert [line for line in sentences if words in line and opening in line], sentences
+    assert all(line.startswith(f"target {document['name']}: ") and "{activation" not in line for line in sentences)
+
+
+def test_all_contradictions_are_told_at_once() -> None:
+    document = broken(SHIFT, {"activation": {"scale": "any"}, "bias": {"bits": 64}})
+    with pytest.raises(TargetError) as refusal:
+        load_target(document)
+    assert len(str(refusal.value).splitlines()) == 3
+
+
+def test_an_op_s_own_requantizer_is_checked_too_and_named() -> None:
+    document = broken(FREE, {"requantizer_by_op": {"CONV_2D": {"shift_range": [3, 1]}}})
+    with pytest.raises(TargetError, match=r"requantizer_by_op\.CONV_2D: .*shift_range \[3, 1\] is empty"):
+        load_target(document)
