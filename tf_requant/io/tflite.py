@@ -206,7 +206,8 @@ def _quant(table: Table | None, dtype: str, shape: tuple[int, ...], where: str) 
     if count not in (0, 1, scale.size):
         raise ModelFormatError(f"{where} has {scale.size} scales but {count} zero points")
     # An interpreter wants a zero point for each scale: what is filled in here must be written (extra is None).
-    return QuantParams(dtype, scale, zero_point if count else 0, axis, extra=table if count == scale.size else None)
+    stored = table if count == scale.size else None
+    return QuantParams(dtype, scale, zero_point if count else np.zeros(1, np.int64), axis, extra=stored)
 
 
 def _op(table: Table, index: int, opcodes: list[tuple[str, int, str | None]]) -> Op:

@@ -43,7 +43,8 @@ def resize(site: Site) -> None:
     if not (site.dtype(data, *_TYPES) and site.rank(data, 4) and site.dtype(site.input(1), "int32")):
         return
     size = site.integers(1)
-    if size is None:
+    fits = max(data.shape[1:3]) < LARGEST_GEOMETRY
+    if not site.need(fits, f"{list(data.shape)} is resized", f"edges below {LARGEST_GEOMETRY}") or size is None:
         return
     sound = len(size) == 2 and len(site.input(1).shape) == 1 and min(size) > 0 and max(size) < LARGEST_GEOMETRY
     if site.need(sound, f"the size is {size}", "two positive numbers, height and width"):
