@@ -43,6 +43,7 @@ class Requantizer:
             encoded exponent s (left if > 0) is -shift.
         stages: the roundings, in order; the last one drops "rest".
         scale_product: the type in which s_in * s_w is rounded before it is divided by s_out.
+        ratio: the type in which M itself is rounded before its multiplier is formed.
     """
 
     kind: Kind = "multiplier_shift"
@@ -50,6 +51,7 @@ class Requantizer:
     shift_range: tuple[int, int] = (-30, 31)
     stages: tuple[Stage, ...] = DOUBLE_ROUNDING
     scale_product: Literal["float32", "float64"] = "float64"
+    ratio: Literal["float32", "float64"] = "float64"
 
 
 @dataclass(frozen=True)
@@ -59,12 +61,15 @@ class Accumulator:
     Attributes:
         bits: its width, sign included.
         overflow: what happens beyond it.
-        when: where overflow is looked at: once on the sum plus bias, or after each product.
+        when: where overflow is looked at: once on the sum plus bias, or after each product, in the filter's
+            order (row, column, input channel) with the bias last.
+        output_bits: the width that the requantizer reads, saturated to; None for all of `bits`.
     """
 
     bits: int = 32
     overflow: Overflow = "wrap"
     when: Literal["after_bias", "each_step"] = "after_bias"
+    output_bits: int | None = None
 
 
 @dataclass(frozen=True)
@@ -74,14 +79,15 @@ class AddStyle:
     Attributes:
         style: `tflite`: both inputs shifted left by left_shift, rescaled to twice the larger scale, added,
             rescaled to the output, each time by a multiplier as the requantizer's; `shift_align`: both
-            shifted left to the finer of their power-of-two scales, added, one rounding shift.
+            shifted left to the finer of their power-of-two scales, added, one rounding shift; `float32`: each
+            code times f32(scale / output scale), rounded, added.
         left_shift: headroom bits of `tflite` (20 for 8-bit codes, 15 for 16-bit ones); `shift_align` has none.
         intermediate_bits: width of the aligned inputs and of their sum.
         rounding: of the one shift of `shift_align`; for `tflite`, of each of its three rescales, in one stage, where
             None means the requantizer's stages.
     """
 
-    style: Literal["tflite", "shift_align"] = "tflite"
+    style: Literal["tflite", "shift_align", "float32"] = "tflite"
     left_shift: int = 20
     intermediate_bits: int = 32
     rounding: Rounding | None = None
@@ -92,15 +98,19 @@ class AveragePoolStyle:
     """How AVERAGE_POOL_2D divides the sum of the n taps inside the image.
 
     Attributes:
-        style: `divide`: sum / n, rounded once (MEAN then rescales as TFLite does); `multiply_shift`:
-            sum * round(2^multiplier_bits / n), then one shift by multiplier_bits, and MEAN likewise.
-        multiplier_bits: fraction bits of 1 / n for `multiply_shift`; 0 for `divide`.
+        style: `divide`: the sum of raw codes / n, rounded once (MEAN then rescales as TFLite does);
+            `multiply_shift`: the sum of (code - zero point) * round(2^multiplier_bits / n), then one shift by
+            multiplier_bits, and MEAN likewise; `reciprocal`: the same with the multiplier
+            ((2^multiplier_bits + 1) << k) // n and k more bits, k = bit length of n - 1.
+        multiplier_bits: fraction bits of 1 / n; 0 for `divide`.
         rounding: of the division or of the shift.
+        table: (n, multiplier, bits): window sizes for which 1 / n is multiplier / 2^bits instead.
     """
 
-    style: Literal["divide", "multiply_shift"] = "divide"
+    style: Literal["divide", "multiply_shift", "reciprocal"] = "divide"
     multiplier_bits: int = 0
     rounding: Rounding = Rounding.HALF_AWAY
+    table: tuple[tuple[int, int, int], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -130,7 +140,8 @@ class Arithmetic:
         name: what reports call it.
         accumulator: the summing register.
         requantizer: the rescale of every op that has none of its own below.
-        requantizer_by_op: the ops whose kernels rescale otherwise.
+        requantizer_by_op: the ops whose kernels rescale otherwise, by "OP", "OP:dtype" or "OP:dtype:bias dtype",
+            the most specific first; dtype is the input's.
         add: ADD and SUB.
         average_pool: AVERAGE_POOL_2D (and MEAN).
         lookup: the table unit.
@@ -146,6 +157,9 @@ class Arithmetic:
     lookup: Lookup = Lookup()
     pad: Literal["zero_point", "zero"] = "zero_point"
 
-    def requantizer_of(self, op: str) -> Requantizer:
-        """The requantizer that an op uses, by its TFLite name."""
-        return self.requantizer_by_op.get(op, self.requantizer)
+    def requantizer_of(self, op: str, dtype: str = "", bias: str = "") -> Requantizer:
+        """The requantizer of an op by its TFLite name, its input's dtype and its bias's dtype."""
+        for key in (f"{op}:{dtype}:{bias}", f"{op}:{dtype}", op):
+            if key in self.requantizer_by_op:
+                return self.requantizer_by_op[key]
+        return self.requantizer

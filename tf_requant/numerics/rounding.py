@@ -1,6 +1,6 @@
-"""The six rounding rules, on reals and on arithmetic right shifts: the only place that rounds.
+"""The six rounding rules, on reals, right shifts and quotients: the only place that rounds.
 
-Both functions are exact for every input: nothing is computed as `floor(x + 0.5)`, which turns
+The functions are exact for every input: nothing is computed as `floor(x + 0.5)`, which turns
 0.49999999999999994 into 1, nor as `(x + half) >> bits`, which overflows near the type's limit.
 """
 
@@ -72,18 +72,19 @@ def round_real(x: ArrayLike, rounding: Rounding | str) -> NDArray[np.float64]:
     return np.asarray(whole + step)
 
 
-def round_half_even_in_place(x: NDArray[np.floating[Any]]) -> None:
-    """HALF_EVEN on a whole array without a copy, in the array's own precision: for bulk work.
+def round_half_even(x: NDArray[np.floating[Any]], out: NDArray[np.floating[Any]]) -> None:
+    """HALF_EVEN on a whole array in the array's own precision, without a temporary: for bulk work.
 
     >>> x = np.array([0.5, 1.5, -2.6], np.float32)
-    >>> round_half_even_in_place(x)
+    >>> round_half_even(x, out=x)
     >>> x.tolist()
     [0.0, 2.0, -3.0]
 
     Args:
-        x: float32 or float64[...], overwritten.
+        x: float32 or float64[...].
+        out: the same type and shape, overwritten; may be x.
     """
-    np.rint(x, out=x)
+    np.rint(x, out=out)
 
 
 def shift_right(x: ArrayLike, bits: ArrayLike, rounding: Rounding | str) -> NDArray[np.int64]:
@@ -123,6 +124,41 @@ def shift_right(x: ArrayLike, bits: ArrayLike, rounding: Rounding | str) -> NDAr
     if rounding is Rounding.FLOOR:
         return quotient
     return np.asarray(quotient + _carry(value, drop, quotient, rounding))
+
+
+def divide(x: ArrayLike, n: ArrayLike, rounding: Rounding | str) -> NDArray[np.int64]:
+    """X / n, rounded; exact.
+
+    >>> for rounding in Rounding:
+    ...     print(f"{rounding.value:9}", divide([-7, -6, -5, 5, 6, 7], 4, rounding).tolist())
+    FLOOR     [-2, -2, -2, 1, 1, 1]
+    TRUNCATE  [-1, -1, -1, 1, 1, 1]
+    HALF_UP   [-2, -1, -1, 1, 2, 2]
+    HALF_DOWN [-2, -2, -1, 1, 1, 2]
+    HALF_AWAY [-2, -2, -1, 1, 2, 2]
+    HALF_EVEN [-2, -2, -1, 1, 2, 2]
+
+    Args:
+        x: int64[...], |x| < 2^62.
+        n: int64, broadcastable to x, > 0.
+        rounding: the rule, or its name.
+    """
+    rounding = Rounding(rounding)
+    value, by = _int64(x, "x"), _int64(n, "n")
+    quotient = value // by
+    rest = value - quotient * by
+    if rounding is Rounding.FLOOR:
+        return np.asarray(quotient)
+    if rounding is Rounding.TRUNCATE:
+        return np.asarray(quotient + ((value < 0) & (rest != 0)))
+    above, tie = 2 * rest > by, 2 * rest == by
+    if rounding is Rounding.HALF_UP:
+        above = above | tie
+    elif rounding is Rounding.HALF_AWAY:
+        above = above | (tie & (value >= 0))
+    elif rounding is Rounding.HALF_EVEN:
+        above = above | (tie & ((quotient & 1) != 0))
+    return np.asarray(quotient + above)
 
 
 def _carry(

@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from tf_requant.model.graph import Tensor
 from tf_requant.model.quant import code_limits
 from tf_requant.numerics.affine import code_table, reexpress
-from tf_requant.numerics.rounding import round_half_even_in_place
+from tf_requant.numerics.rounding import round_half_even
 from tf_requant.plan import ConstantPlan
 
 _BLOCK = 1 << 16  # elements
@@ -84,7 +84,7 @@ def _redo_channels(
         values = channels[some].astype(work)
         values -= old[some][column]
         values *= step[some][column]
-        round_half_even_in_place(values)
+        round_half_even(values, out=values)
         np.clip(values, low - new, high - new, out=values)
         target[some] = values if new == 0 else values + new
 

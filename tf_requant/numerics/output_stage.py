@@ -1,0 +1,163 @@
+"""The end of a layer: accumulators to output codes, exact and at the speed of whole-array float arithmetic.
+
+`OutputStage.exact` is the definition: integers all the way. `Screen` gives the same codes from accumulators held
+in float32 or float64 (as BLAS leaves them): it computes acc * M + offset in that type, whose error is bounded, and
+rounds. Where the result lies so near a half that the bound, or a rounding stage before the last, could decide
+otherwise, that element alone is computed by the definition. No element is ever rounded on trust.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tf_requant.numerics.fixed_point import Rescale
+from tf_requant.numerics.rounding import Rounding, round_half_even
+
+FLOAT32_EXACT = 2**24
+"""Below it every integer, hence every partial sum of integers so bounded, is a float32."""
+FLOAT64_EXACT = 2**53
+
+_HALVES = (Rounding.HALF_UP, Rounding.HALF_DOWN, Rounding.HALF_AWAY, Rounding.HALF_EVEN)
+_TOO_WIDE = 0.2
+"""A screen that would send more than about this share of the elements to the definition isn't worth it."""
+_LANE = 768
+"""Elements that the innermost loop should run over at least; narrower channel vectors are tiled to it."""
+
+
+@dataclass(frozen=True, eq=False)
+class OutputStage:
+    """codes = clamp(round(acc * M) + zero_point, low, high).
+
+    Attributes:
+        rescale: the rounding and its constants.
+        zero_point: of the output.
+        low: the lowest code that comes out, the fused activation included.
+        high: the highest.
+        dtype: of the output codes.
+    """
+
+    rescale: Rescale
+    zero_point: int
+    low: int
+    high: int
+    dtype: str
+
+    def exact(self, accumulator: NDArray[np.int64]) -> NDArray[Any]:
+        """The codes of int64[..., C] accumulators, bias included."""
+        codes = self.rescale.apply(accumulator)
+        codes += self.zero_point
+        return np.asarray(codes.clip(self.low, self.high).astype(self.dtype))
+
+
+class Screen:
+    """An output stage for accumulators in float32 or float64, C channels; bit for bit `OutputStage.exact`.
+
+    Args:
+        stage: the definition.
+        bias: int64[C], added to every accumulator.
+        bound: int64[C], the largest |accumulator| without the bias.
+        precision: of the accumulators: float32 (bound < 2^24) or float64 (bound < 2^53).
+    """
+
+    def __init__(self, stage: OutputStage, bias: NDArray[np.int64], bound: NDArray[np.int64], precision: Any) -> None:
+        self.stage, self.bias, self.precision = stage, bias, np.dtype(precision)
+        self.tile = max(1, -(-_LANE // bias.size))
+        rescale, rule = stage.rescale, stage.rescale.requantizer
+        factor = np.broadcast_to(rescale.factor, bias.shape)
+        offset = bias * factor + stage.zero_point
+        self.floor = False
+        self.threshold = 0.0
+        if rule.stages[-1].rounding is Rounding.FLOOR:
+            offset = offset - 0.5
+        if self._shifts_exactly(factor, bound):
+            self.floor, offset = True, offset + 0.5
+        else:
+            self.threshold = 0.5 - self._doubt(factor, offset, bound)
+        self._vectors = {1: self._typed(factor, offset, 1), self.tile: self._typed(factor, offset, self.tile)}
+        self._scratch = np.empty((2, 0), self.precision)
+
+    @staticmethod
+    def serves(stage: OutputStage, bias: NDArray[np.int64], bound: NDArray[np.int64], precision: Any) -> bool:
+        """Whether a screen computes this stage, and leaves little enough to the definition."""
+        rule = stage.rescale.requantizer
+        if rule.kind == "float32" or rule.stages[-1].rounding is Rounding.TRUNCATE:
+            return False
+        if (stage.rescale.shift < 0).any() and len(rule.stages) > 1:
+            left = np.maximum(-stage.rescale.shift, 0)
+            # TFLite's left shift may leave the register.
+            if (((bound + np.abs(bias)).astype(np.float64) * 2.0**left) >= 2.0**31).any():
+                return False
+        return Screen(stage, bias, bound, precision).threshold >= 0.5 - _TOO_WIDE or rule.kind == "shift"
+
+    def _shifts_exactly(self, factor: NDArray[np.float64], bound: NDArray[np.int64]) -> bool:
+        """Whether floor(acc * 2^-s + half) has no rounding error: one HALF_UP stage, powers of two, room for all bits."""
+        rule, mantissa = self.stage.rescale.requantizer, 2 ** (24 if self.precision == np.float32 else 53)
+        if len(rule.stages) > 1 or rule.stages[0].rounding is not Rounding.HALF_UP or rule.kind not in ("shift", "multiplier_shift"):
+            return False
+        if (np.frexp(factor)[0] != 0.5).any():
+            return False
+        # In units of the accumulator's last bit, or of the half where M > 1/2.
+        unit = np.minimum(factor, 0.5)
+        room = ((bound + np.abs(self.bias)) * factor + abs(self.stage.zero_point) + 1) / unit
+        return bool((room < mantissa).all())
+
+    def _doubt(self, factor: NDArray[np.float64], offset: NDArray[np.float64], bound: NDArray[np.int64]) -> float:
+        """How far acc * M + offset, as computed, may be from the real number that the last stage rounds."""
+        stage, rule = self.stage, self.stage.rescale.requantizer
+        epsilon = 2.0**-24 if self.precision == np.float32 else 2.0**-53
+        reach = max(abs(stage.low), abs(stage.high)) + 1.0
+        # M and offset to the type, the product, the sum; twice over.
+        error = 2 * epsilon * (3 * bound * factor + 2 * np.abs(offset) + reach)
+        if rule.kind == "multiplier_shift":
+            left = rule.multiplier_bits + np.maximum(stage.rescale.shift, 0)
+            for part in rule.stages[:-1]:
+                left = np.maximum(left - (0 if part.drop == "rest" else int(part.drop)), 0)
+                error = error + np.where(left > 0, 2.0 ** -left.astype(np.float64), 0) * (0.5 if part.rounding in _HALVES else 1)
+        elif rule.kind == "float64":
+            error = error + 2.0**-50 * (bound + np.abs(self.bias)) * factor
+        return float(np.max(error)) * (1 + 2.0**-10)
+
+    def _typed(self, factor: NDArray[np.float64], offset: NDArray[np.float64], tile: int) -> tuple[NDArray[Any], ...]:
+        return np.tile(factor, tile).astype(self.precision), np.tile(offset, tile).astype(self.precision)
+
+    def apply(self, accumulator: NDArray[Any], out: NDArray[Any]) -> None:
+        """Writes the codes.
+
+        Args:
+            accumulator: float32|float64[n, C], integral, without the bias; C-contiguous, left as it is.
+            out: the stage's dtype [n, C], C-contiguous.
+        """
+        n, channels = accumulator.shape
+        if self._scratch.shape[1] < accumulator.size:
+            self._scratch = np.empty((2, accumulator.size), self.precision)
+        whole = n // self.tile * self.tile
+        if whole:
+            lane = self.tile * channels
+            self._block(accumulator[:whole].reshape(-1, lane), out[:whole].reshape(-1, lane), self.tile)
+        if whole < n:
+            self._block(accumulator[whole:], out[whole:], 1)
+
+    def _block(self, accumulator: NDArray[Any], out: NDArray[Any], tile: int) -> None:
+        factor, offset = self._vectors[tile]
+        real = self._scratch[0, : accumulator.size].reshape(accumulator.shape)
+        np.multiply(accumulator, factor, out=real)
+        np.add(real, offset, out=real)
+        np.clip(real, self.stage.low, self.stage.high, out=real)
+        if self.floor:
+            np.floor(real, out=real)
+            np.copyto(out, real, casting="unsafe")
+            return
+        code = self._scratch[1, : accumulator.size].reshape(accumulator.shape)
+        round_half_even(real, out=code)
+        np.copyto(out, code, casting="unsafe")
+        np.subtract(real, code, out=real)
+        np.abs(real, out=real)
+        doubtful = np.flatnonzero(real > self.precision.type(self.threshold))
+        if doubtful.size:
+            channel = doubtful % self.bias.size
+            exact = accumulator.reshape(-1)[doubtful].astype(np.int64) + self.bias[channel]
+            stage = self.stage
+            codes = stage.rescale.channels(channel).apply(exact) + stage.zero_point
+            out.reshape(-1)[doubtful] = codes.clip(stage.low, stage.high)

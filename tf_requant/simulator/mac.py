@@ -1,0 +1,200 @@
+"""Multiply and accumulate: the sums of products of CONV_2D, DEPTHWISE_CONV_2D, TRANSPOSE_CONV, FULLY_CONNECTED.
+
+A layer proves, from its weights, how large any partial sum can become. Below 2^24 the sums of products are exact
+in float32 whatever their order, below 2^53 in float64, and BLAS computes them; beyond, int64 does. What the sums
+then become in the declared register (wrap, saturate) is only looked at where the bound says that it can matter.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tf_requant.errors import RequantError
+from tf_requant.model.quant import code_limits
+from tf_requant.numerics.arithmetic import Accumulator
+from tf_requant.numerics.integers import limits, saturate, signed_bits, wrap
+from tf_requant.numerics.output_stage import FLOAT32_EXACT, FLOAT64_EXACT, OutputStage, Screen
+from tf_requant.simulator.observe import Observation
+
+
+class AccumulatorOverflow(RequantError):
+    """A sum left an accumulator that was declared to refuse it."""
+
+
+@dataclass(frozen=True, eq=False)
+class Weights:
+    """A layer's constants, ready to multiply.
+
+    Attributes:
+        filter: int64[taps, inputs, outputs], the zero point taken off.
+        bias: int64[outputs].
+        zero_point: of the input: what it takes off every code.
+        pad: the code that a tap outside the image holds.
+        dtype: of the input codes.
+    """
+
+    filter: NDArray[np.int64]
+    bias: NDArray[np.int64]
+    zero_point: int
+    pad: int
+    dtype: str
+
+    @cached_property
+    def absolute(self) -> NDArray[np.int64]:
+        """Sum |w| of each output, int64[outputs]."""
+        return np.asarray(np.abs(self.filter).sum(axis=(0, 1)))
+
+    @cached_property
+    def raw_bound(self) -> NDArray[np.int64]:
+        """The largest |sum of code * w|, every partial sum included, int64[outputs]."""
+        low, high = code_limits(self.dtype)
+        return self.absolute * max(abs(low), abs(high))
+
+    @cached_property
+    def folded_bias(self) -> NDArray[np.int64]:
+        """The bias with the input's zero point in it: sum (x - z) w + b = sum x w + (b - z sum w)."""
+        return np.asarray(self.bias - self.zero_point * self.filter.sum(axis=(0, 1)))
+
+    @cached_property
+    def worst_case(self) -> int:
+        """The largest |sum (x - z) w + b| of any input."""
+        low, high = code_limits(self.dtype)
+        reach = max(abs(low - self.zero_point), abs(high - self.zero_point))
+        return max((int(a) * reach + abs(int(b)) for a, b in zip(self.absolute, self.bias)), default=0)
+
+    @cached_property
+    def precision(self) -> Any:
+        """The narrowest type that provably holds every partial sum."""
+        bound = int(self.raw_bound.max(initial=0))
+        return np.float32 if bound < FLOAT32_EXACT else np.float64 if bound < FLOAT64_EXACT else np.int64
+
+    @cached_property
+    def matrix(self) -> NDArray[Any]:
+        """The filter [taps * inputs, outputs] in that type."""
+        return np.ascontiguousarray(self.filter.reshape(-1, self.filter.shape[2]).astype(self.precision))
+
+
+Products = Callable[[Any], NDArray[Any]]
+
+
+class Layer:
+    """From sums of products to codes, under an accumulator and an output stage.
+
+    Args:
+        weights: the constants.
+        stage: the output stage.
+        accumulator: the register, with the width that this layer's bias type gives it.
+        observation: what to count, or None.
+    """
+
+    def __init__(
+        self, weights: Weights, stage: OutputStage, accumulator: Accumulator, observation: Observation | None = None
+    ) -> None:
+        self.weights, self.stage, self.observation = weights, stage, observation
+        self.accumulator = accumulator
+        if observation is not None:
+            observation.register_bits = accumulator.bits
+            observation.worst_case_bits = signed_bits(-weights.worst_case, weights.worst_case)
+        fits = weights.worst_case <= limits(min(accumulator.bits, accumulator.output_bits or accumulator.bits))[1]
+        self.overflows = not fits
+        self.stepwise = accumulator.when == "each_step" and weights.worst_case > limits(accumulator.bits)[1]
+        self.screen: Screen | None = None
+        if fits and observation is None and weights.precision is not np.int64:
+            for precision in (np.float32, np.float64):
+                if np.dtype(precision).itemsize >= np.dtype(weights.precision).itemsize and Screen.serves(
+                    stage, weights.folded_bias, weights.raw_bound, precision
+                ):
+                    self.screen = Screen(stage, weights.folded_bias, weights.raw_bound, precision)
+                    break
+
+    @property
+    def precision(self) -> Any:
+        """The type in which the sums are computed."""
+        return self.weights.precision if self.screen is None else self.screen.precision.type
+
+    @cached_property
+    def matrix(self) -> NDArray[Any]:
+        """The filter [taps * inputs, outputs] in that type."""
+        return np.ascontiguousarray(self.weights.matrix, self.precision)
+
+    def finish(self, sums: NDArray[Any], out: NDArray[Any]) -> None:
+        """Writes the codes of sums of code * w, in `precision`, without the bias.
+
+        Args:
+            sums: [n, outputs], C-contiguous.
+            out: codes [n, outputs], C-contiguous.
+        """
+        if self.screen is not None:
+            self.screen.apply(sums, out)
+        else:
+            self.finish_exact(sums.astype(np.int64) + self.weights.folded_bias, out)
+
+    def finish_exact(self, total: NDArray[np.int64], out: NDArray[Any]) -> None:
+        """Writes the codes of whole sums, int64[n, outputs], bias included."""
+        if self.observation is not None:
+            self.observation.sums(total, self.accumulator.bits)
+        if self.overflows:
+            total = self.register(total)
+        if self.observation is not None:
+            self.observation.codes(total, self.stage, code_limits(self.stage.dtype))
+        out[...] = self.stage.exact(total)
+
+    def register(self, total: NDArray[np.int64]) -> NDArray[np.int64]:
+        """What the declared accumulator holds instead of int64 sums."""
+        held = hold(total, self.accumulator)
+        return held if self.accumulator.output_bits is None else saturate(held, self.accumulator.output_bits)
+
+    def stepwise_sums(self, windows: NDArray[Any]) -> NDArray[np.int64]:
+        """The sums of an accumulator that overflows at each product, in the filter's order, the bias last.
+
+        Args:
+            windows: codes [n, taps * inputs].
+
+        Returns:
+            int64[n, outputs].
+        """
+        weights = self.weights
+        matrix = weights.filter.reshape(-1, weights.filter.shape[2])
+        held = np.zeros((windows.shape[0], matrix.shape[1]), np.int64)
+        for step in range(matrix.shape[0]):
+            held = hold(held + (windows[:, step, None].astype(np.int64) - weights.zero_point) * matrix[step], self.accumulator)
+        return hold(held + weights.bias, self.accumulator)
+
+    def from_windows(self, windows: NDArray[Any], out: NDArray[Any]) -> None:
+        """Writes the codes of whole windows.
+
+        Args:
+            windows: codes [n, taps * inputs], in `precision` or, for a stepwise register, any integer type.
+            out: codes [n, outputs].
+        """
+        if self.stepwise:
+            self.finish_exact(self.stepwise_sums(windows), out)
+        else:
+            self.finish(np.matmul(windows, self.matrix), out)
+
+
+def hold(total: NDArray[np.int64], accumulator: Accumulator) -> NDArray[np.int64]:
+    """What a register keeps of int64 sums.
+
+    Raises:
+        AccumulatorOverflow: a sum does not fit and the register is declared to refuse it.
+    """
+    if accumulator.overflow == "wrap":
+        return wrap(total, accumulator.bits)
+    if accumulator.overflow == "saturate":
+        return saturate(total, accumulator.bits)
+    low, high = limits(accumulator.bits)
+    if total.size and (total.min() < low or total.max() > high):
+        worst = int(total.max()) if int(total.max()) > high else int(total.min())
+        raise AccumulatorOverflow(f"a sum reaches {worst}, beyond the accumulator's {accumulator.bits} bits")
+    return total
+
+
+def register_of(accumulator: Accumulator, bias_dtype: str) -> Accumulator:
+    """The register of one layer: TFLite's wrapping sums are as wide as an int64 bias."""
+    wide = accumulator.overflow == "wrap" and bias_dtype == "int64" and accumulator.bits < 64
+    return replace(accumulator, bits=64) if wide else accumulator

@@ -1,0 +1,116 @@
+"""ADD and SUB: both inputs brought to one scale, added, brought to the output's."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tf_requant.model.graph import Tensor
+from tf_requant.numerics.arithmetic import DOUBLE_ROUNDING, AddStyle, Requantizer, Stage
+from tf_requant.numerics.fixed_point import Rescale
+from tf_requant.numerics.integers import largest, saturate
+from tf_requant.numerics.rounding import Rounding
+from tf_requant.simulator.site import Arrays, Kernel, Site, centered, rescale_of, scale
+from tf_requant.simulator.tables import Function, all_codes, look_up
+
+_INT16_LEFT_SHIFT = 15
+_ENOUGH = 40
+
+
+def prepare(site: Site, sign: int = 1) -> Kernel:
+    """The kernel of one ADD, or with sign -1 one SUB; broadcasts."""
+    left, right = site.input(0), site.input(1)
+    site.codes(left, right, site.output())
+    to_common, rescale = common_scale(site, left, right)
+    stage = site.stage(rescale)
+    lefts, rights = (_tabulated(f, t) for f, t in zip(to_common, (left, right)))
+    bound = sum(largest(f(all_codes(t.dtype))) for f, t in zip(to_common, (left, right)))
+    finish = site.finisher(stage, bound)
+    bits = None if rescale.requantizer.kind == "float32" else site.arithmetic.add.intermediate_bits
+
+    def run(arrays: Arrays) -> list[NDArray[Any]]:
+        a, b = arrays[0], arrays[1]
+        assert a is not None and b is not None
+        return [add(lefts(a), rights(b), sign, bits, finish)]
+
+    return run
+
+
+def add(left: NDArray[np.int64], right: NDArray[np.int64], sign: int, bits: int | None, finish: Any) -> NDArray[Any]:
+    """The integer core.
+
+    Args:
+        left: int64[...] on the common scale.
+        right: the same, broadcastable.
+        sign: 1 to add, -1 to subtract.
+        bits: width of the register of the sum; None does not limit it.
+        finish: sums int64[...] -> codes.
+    """
+    total = left + right if sign > 0 else left - right
+    return np.asarray(finish(total if bits is None else saturate(total, bits)))
+
+
+def common_scale(site: Site, left: Tensor, right: Tensor) -> tuple[tuple[Function, Function], Rescale]:
+    """Two maps from codes to int64 on a common scale, and the rescale from there to the output."""
+    style = site.arithmetic.add
+    scales = [float(scale(t)) for t in (left, right, site.output())]
+    if style.style == "float32":
+        return _in_float32(site, left, right)
+    if style.style == "shift_align" and all(np.frexp(s)[0] == 0.5 for s in scales):
+        return _aligned(style, (left, right), scales)
+    return _tflite(site, style, (left, right), scales)
+
+
+def _tflite(
+    site: Site, style: AddStyle, tensors: tuple[Tensor, Tensor], scales: list[float]
+) -> tuple[tuple[Function, Function], Rescale]:
+    """Headroom of L bits, both inputs rescaled to twice the larger scale."""
+    left_shift = _INT16_LEFT_SHIFT if tensors[0].dtype == "int16" else style.left_shift
+    rule = site.requantizer(tensors[0])
+    if style.rounding is not None:
+        rule = replace(Requantizer(), stages=(Stage("rest", style.rounding),))
+    elif rule.kind != "multiplier_shift":
+        rule = replace(Requantizer(), stages=DOUBLE_ROUNDING)
+    twice = 2 * max(scales[:2])
+
+    def to_common(tensor: Tensor, own: float) -> Function:
+        rescale = rescale_of(own / twice, rule)
+        return lambda codes: rescale.apply(centered(codes, tensor) << left_shift)
+
+    output = rescale_of(twice / (2.0**left_shift * scales[2]), rule)
+    return (to_common(tensors[0], scales[0]), to_common(tensors[1], scales[1])), output
+
+
+def _aligned(style: AddStyle, tensors: tuple[Tensor, Tensor], scales: list[float]) -> tuple[tuple[Function, Function], Rescale]:
+    """Powers of two: both inputs shifted left to the finer scale, one shift after the sum."""
+    finer = min(scales[:2])
+
+    def to_common(tensor: Tensor, own: float) -> Function:
+        bits = min(int(np.log2(own / finer)), _ENOUGH)
+        return lambda codes: saturate(centered(codes, tensor) << bits, style.intermediate_bits)
+
+    rounding = Rounding.HALF_UP if style.rounding is None else style.rounding
+    rule = Requantizer("shift", 0, (-62, 62), (Stage("rest", rounding),))
+    return (to_common(tensors[0], scales[0]), to_common(tensors[1], scales[1])), rescale_of(finer / scales[2], rule)
+
+
+def _in_float32(site: Site, left: Tensor, right: Tensor) -> tuple[tuple[Function, Function], Rescale]:
+    """Each code times float32 s / s_out, rounded to an integer on the output's scale."""
+    rule = Requantizer("float32", 0, stages=(Stage("rest", Rounding.HALF_EVEN),), ratio="float32")
+
+    def to_common(tensor: Tensor) -> Function:
+        rescale = site.rescale((scale(tensor),), scale(site.output()), rule)
+        return lambda codes: rescale.apply(centered(codes, tensor))
+
+    return (to_common(left), to_common(right)), rescale_of(1.0, rule)
+
+
+def _tabulated(function: Function, tensor: Tensor) -> Function:
+    """A map of 8-bit codes as a table; of wider ones as it is."""
+    if tensor.dtype == "int16":
+        return function
+    table = function(all_codes(tensor.dtype))
+    return lambda codes: look_up(table, np.ascontiguousarray(codes))
+
+

@@ -1,0 +1,108 @@
+"""DEPTHWISE_CONV_2D: each output channel sums the window of one input channel; any channel multiplier."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tf_requant.model.graph import Tensor
+from tf_requant.simulator.geometry import Geometry
+from tf_requant.simulator.mac import Layer, hold
+from tf_requant.simulator.ops.conv_2d import bias_codes, filter_codes, geometry, layer, operands, stage_of
+from tf_requant.simulator.site import BLOCK, Arrays, CannotRun, Kernel, Site
+
+
+def prepare(site: Site) -> Kernel:
+    """The kernel of one DEPTHWISE_CONV_2D: filter [1, rows, columns, inputs * multiplier]."""
+    data, weights, bias = operands(site, bias=2)
+    geometry_of = geometry(site)
+    prepared = _layer(site, weights, bias, data) if weights.data is not None else None
+
+    def run(arrays: Arrays) -> list[NDArray[Any]]:
+        image, kernel = arrays[0], arrays[1]
+        assert image is not None and kernel is not None
+        ready = prepared or _layer(site, weights.with_(data=kernel), bias, data)
+        return [convolve(image, ready, geometry_of(image.shape, (kernel.shape[1], kernel.shape[2])))]
+
+    return run
+
+
+def _layer(site: Site, weights: Tensor, bias: Tensor | None, data: Tensor) -> Layer:
+    codes = filter_codes(weights, 3)
+    outputs = codes.shape[3]
+    if outputs % data.shape[3]:
+        raise CannotRun(f"its filter has {outputs} channels, no multiple of the image's {data.shape[3]}")
+    part = codes.reshape(-1, 1, outputs)
+    stage = stage_of(site, data, weights, bias)
+    return layer(site, part, bias_codes(bias, outputs), stage, "" if bias is None else bias.dtype, data)
+
+
+def convolve(codes: NDArray[Any], layer: Layer, geometry: Geometry) -> NDArray[Any]:
+    """The integer core.
+
+    Args:
+        codes: [N, H, W, inputs].
+        layer: filter [taps, 1, inputs * multiplier]; output channel i * multiplier + j reads input channel i.
+        geometry: where the window falls.
+
+    Returns:
+        codes [N, rows, columns, inputs * multiplier].
+    """
+    outputs = layer.weights.filter.shape[2]
+    result = np.empty((codes.shape[0], *geometry.output, outputs), layer.stage.dtype)
+    for image, out in zip(codes, result):
+        wide = image if image.shape[2] == outputs else np.repeat(image, outputs // image.shape[2], axis=2)
+        _image(wide, layer, geometry, out)
+    return result
+
+
+def _image(codes: NDArray[Any], layer: Layer, geometry: Geometry, out: NDArray[Any]) -> None:
+    """One image, by blocks of rows: every tap is one multiply and one add of whole rows."""
+    rows, columns = geometry.output
+    channels, lane = out.shape[2], out.shape[1] * out.shape[2]
+    dtype = np.int64 if layer.stepwise else layer.precision
+    phases = _phases(geometry.pad(codes, layer.weights.pad, dtype), geometry.stride[1])
+    taps = layer.weights.filter[:, 0]
+    if layer.stepwise:
+        every = [_tap(phases, geometry, t, 0, rows).reshape(-1) for t in range(len(taps))]
+        _stepwise(np.stack(every, axis=1), layer, out.reshape(-1, channels))
+        return
+    # Weights laid along a whole row, so that the innermost loop is long even for few channels.
+    weights = np.tile(taps.astype(dtype), (1, columns))
+    step = max(1, BLOCK // lane)
+    total, product = np.empty((step, lane), dtype), np.empty((step, lane), dtype)
+    for start in range(0, rows, step):
+        count = min(step, rows - start)
+        for t, row in enumerate(weights):
+            part = _tap(phases, geometry, t, start, count).reshape(count, lane)
+            np.multiply(part, row, out=product[:count] if t else total[:count])
+            if t:
+                np.add(total[:count], product[:count], out=total[:count])
+        layer.finish(total[:count].reshape(-1, channels), out[start : start + count].reshape(-1, channels))
+
+
+def _phases(padded: NDArray[Any], stride: int) -> list[NDArray[Any]]:
+    """The image's columns by their remainder modulo the stride, so that a tap's columns lie side by side."""
+    return [padded] if stride == 1 else [np.ascontiguousarray(padded[:, p::stride]) for p in range(stride)]
+
+
+def _tap(phases: list[NDArray[Any]], geometry: Geometry, tap: int, start: int, count: int) -> NDArray[Any]:
+    """What one tap sees in some output rows: a view [count, columns * channels]."""
+    row, column = divmod(tap, geometry.kernel[1])
+    (down, right), (dilate_rows, dilate_columns) = geometry.stride, geometry.dilation
+    offset, phase = divmod(column * dilate_columns, right)
+    source = phases[phase]
+    first = start * down + row * dilate_rows
+    lines = source.reshape(source.shape[0], -1)[first : first + (count - 1) * down + 1 : down]
+    channels = source.shape[2]
+    return lines[:, offset * channels : (offset + geometry.output[1]) * channels]
+
+
+def _stepwise(windows: NDArray[Any], layer: Layer, out: NDArray[Any]) -> None:
+    """An accumulator that overflows at each product: windows [n * channels, taps]."""
+    channels = out.shape[1]
+    held = np.zeros(windows.shape[0], np.int64)
+    for t, row in enumerate(layer.weights.filter[:, 0]):
+        held = hold(held + (windows[:, t] - layer.weights.zero_point) * np.tile(row, len(held) // channels), layer.accumulator)
+    total = hold(held.reshape(-1, channels) + layer.weights.bias, layer.accumulator)
+    layer.finish_exact(total, out)

@@ -1,0 +1,70 @@
+"""LOGISTIC: a table for 8-bit codes; for int16 a table of 256 values, interpolated."""
+
+from functools import cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tf_requant.numerics.rounding import Rounding, round_real
+from tf_requant.simulator.site import CannotRun, Kernel, Site, scale
+from tf_requant.simulator.tables import real_function, real_table, unary
+
+
+def prepare(site: Site) -> Kernel:
+    """The kernel of one LOGISTIC."""
+    return table_kernel(site, real, int16)
+
+
+def real(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    """1 / (1 + exp(-x))."""
+    with np.errstate(over="ignore"):
+        return np.asarray(1 / (1 + np.exp(-x)))
+
+
+def table_kernel(site: Site, function: Any, wide: Any) -> Kernel:
+    """LOGISTIC's and TANH's kernel: `function` by table for 8-bit codes, `wide` for int16 ones."""
+    data, target, lookup = site.input(), site.output(), site.arithmetic.lookup
+    site.codes(data, target)
+    if data.dtype == "int16":
+        multiplier, shift = _to_table_scale(float(scale(data)))
+        return unary(site, lambda codes: wide(codes.astype(np.int64), multiplier, shift).astype(np.int16))
+    if site.op.code in lookup.ops:
+        if lookup.interpolation != "none" or lookup.entries < 256:
+            raise CannotRun(f"a table of {lookup.entries} interpolated entries is not simulated")
+        return unary(site, real_function(site, function))
+    return unary(site, lambda codes: real_table(codes, data, target, function, "float32", Rounding.HALF_AWAY))
+
+
+def _to_table_scale(input_scale: float) -> tuple[int, int]:
+    """(multiplier, right shift) from the input's scale to 1 / (3 * 4096), as TFLite prepares them."""
+    log2 = np.frexp(input_scale)[1] - 1
+    if np.frexp(input_scale)[0] == 0.5 and 12 + log2 == 0:
+        return 3, 0
+    multiplier, shift = input_scale * 4096.0 * 3.0, 0
+    while multiplier <= 32767.0 / 2.0 and shift <= 30:
+        multiplier, shift = multiplier * 2.0, shift + 1
+    return int(multiplier), shift
+
+
+def to_table(codes: NDArray[np.int64], multiplier: int, shift: int) -> NDArray[np.int64]:
+    """Codes on the table's scale."""
+    half = (1 << (shift - 1)) if shift > 0 else 0
+    return np.asarray((codes * multiplier + half) >> shift)
+
+
+def int16(codes: NDArray[np.int64], multiplier: int, shift: int) -> NDArray[np.int64]:
+    """The int16 core, TFLite's reference_integer_ops::Logistic: int64[...] codes -> codes."""
+    value = to_table(codes, multiplier, shift)
+    size, table = np.abs(value), sigmoid_table()
+    at = np.minimum(size >> 9, 254)
+    result = (table[at] << 9) + (size & 0x1FF) * (table[at + 1] - table[at])
+    result = np.where(size >> 9 >= 255, 0x7FFF << 10, result)
+    result = np.where(value >= 0, result + (1 << 9), (1 << 25) - result + (1 << 9) - 1)
+    return np.asarray(result >> 10)
+
+
+@cache
+def sigmoid_table() -> NDArray[np.int64]:
+    """65536 sigmoid(i / 24), i = 0..255, uint16."""
+    return round_real(65536 * real(np.arange(256) / 24), Rounding.HALF_AWAY).astype(np.int64).clip(0, 65535)

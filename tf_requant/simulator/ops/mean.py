@@ -1,0 +1,60 @@
+"""MEAN: the sum over some axes times 1 / n, rescaled to the output."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tf_requant.numerics.fixed_point import Q31, Rescale
+from tf_requant.numerics.rounding import divide
+from tf_requant.simulator.ops.average_pool_2d import average
+from tf_requant.simulator.site import Arrays, Kernel, Site, point, rescale_of, same_params, scale
+
+
+def prepare(site: Site) -> Kernel:
+    """The kernel of one MEAN: inputs (codes, axes)."""
+    data, target = site.input(), site.output()
+    site.codes(data, target)
+    keep, zero_point = bool(site.attrs.get("keep_dims", False)), point(data)
+    finish_for: dict[int, Callable[[NDArray[np.int64]], NDArray[Any]]] = {}
+    mean_of(site, 1)  # so that what the requantizer cannot hold shows before the run
+
+    def run(arrays: Arrays) -> list[NDArray[Any]]:
+        codes, axes = arrays[0], arrays[1]
+        assert codes is not None and axes is not None
+        over = tuple(sorted({int(a) % codes.ndim for a in np.atleast_1d(axes)}))
+        count = int(np.prod([codes.shape[a] for a in over], dtype=np.int64))
+        finish = finish_for.setdefault(count, mean_of(site, count))
+        return [finish(codes.sum(axis=over, dtype=np.int64, keepdims=keep) - count * zero_point)]
+
+    return run
+
+
+def mean_of(site: Site, count: int) -> Callable[[NDArray[np.int64]], NDArray[Any]]:
+    """The integer core for n = count: sums of (code - zero point), int64[...] -> codes."""
+    data, target, style = site.input(), site.output(), site.arithmetic.average_pool
+    rule = site.requantizer(data)
+    rescale = site.rescale((scale(data),), scale(target), rule)
+    stage = site.stage(rescale)
+    if style.style == "divide" and rule.kind == "multiplier_shift":
+        return lambda sums: site.finish(sums, site.stage(_folded(rescale, count)))
+    if style.style == "divide" and rule.kind in ("float32", "float64"):
+        ratio = np.dtype(rule.kind).type(float(scale(data)) / (float(scale(target)) * count))
+        return lambda sums: site.finish(sums, site.stage(rescale_of(ratio, rule)))
+    n = np.asarray(count)
+
+    def finish(sums: NDArray[np.int64]) -> NDArray[Any]:
+        mean = divide(sums, n, style.rounding) if style.style == "divide" else average(sums, n, style, 0)
+        if same_params(data, target):
+            return np.asarray((mean + point(target)).clip(stage.low, stage.high).astype(stage.dtype))
+        return site.finish(mean, stage)
+
+    return finish
+
+
+def _folded(rescale: Rescale, count: int) -> Rescale:
+    """1 / n folded into the multiplier, as TFLite does: m' = (m << k) / n, k bits more to drop."""
+    multiplier, shift = int(rescale.multiplier[0]), int(rescale.shift[0])
+    bits = min(count.bit_length() - 1, Q31 + 1, Q31 - shift)
+    return Rescale.of_integers((multiplier << bits) // count, -(shift + bits), rescale.requantizer)

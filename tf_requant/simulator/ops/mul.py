@@ -1,0 +1,31 @@
+"""MUL: the product of both codes, rescaled once."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tf_requant.numerics.integers import largest
+from tf_requant.simulator.site import Arrays, Kernel, Site, centered, scale
+from tf_requant.simulator.tables import all_codes
+
+
+def prepare(site: Site) -> Kernel:
+    """The kernel of one MUL; broadcasts."""
+    left, right = site.input(0), site.input(1)
+    site.codes(left, right, site.output())
+    rescale = site.rescale((scale(left), scale(right)), scale(site.output()), site.requantizer(left))
+    bound = largest(centered(all_codes(left.dtype), left)) * largest(centered(all_codes(right.dtype), right))
+    finish = site.finisher(site.stage(rescale), bound)
+
+    def run(arrays: Arrays) -> list[NDArray[Any]]:
+        a, b = arrays[0], arrays[1]
+        assert a is not None and b is not None
+        return [multiply(centered(a, left), centered(b, right), finish)]
+
+    return run
+
+
+def multiply(left: NDArray[np.int64], right: NDArray[np.int64], finish: Any) -> NDArray[Any]:
+    """The integer core: int64[...] codes without zero points, broadcastable; `finish` turns products to codes."""
+    return np.asarray(finish(left * right))

@@ -1,0 +1,28 @@
+"""PRELU: LEAKY_RELU with a quantized alpha of its own for each channel."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tf_requant.model.ops import Activation
+from tf_requant.simulator.ops.leaky_relu import split_at_zero
+from tf_requant.simulator.site import Arrays, Kernel, Site, centered, scale
+
+
+def prepare(site: Site) -> Kernel:
+    """The kernel of one PRELU: inputs (codes, alpha), broadcast."""
+    data, slope, target = site.input(0), site.input(1), site.output()
+    site.codes(data, slope, target)
+    rule = site.requantizer(data)
+    above = site.stage(site.rescale((scale(data),), scale(target), rule), activation=Activation.NONE)
+    below = site.stage(site.rescale((scale(data), scale(slope)), scale(target), rule), activation=Activation.NONE)
+
+    def run(arrays: Arrays) -> list[NDArray[Any]]:
+        codes, alpha = arrays[0], arrays[1]
+        assert codes is not None and alpha is not None
+        value = centered(codes, data)
+        product = value * centered(alpha, slope)
+        return [split_at_zero(site, np.broadcast_to(value, product.shape), product, above, below)]
+
+    return run

@@ -1,0 +1,21 @@
+"""QUANTIZE from codes to codes: a rescale; a float input is the host's business."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tf_requant.simulator.site import Kernel, Site, centered, scale
+from tf_requant.simulator.tables import unary
+
+
+def prepare(site: Site) -> Kernel:
+    """The kernel of one QUANTIZE between quantized types; also int32 codes out of int16."""
+    data, target = site.input(), site.output()
+    site.codes(data, target, same=False)
+    stage = site.stage(site.rescale((scale(data),), scale(target), site.requantizer(data)))
+
+    def function(codes: NDArray[Any]) -> NDArray[Any]:
+        return np.asarray(site.finish(centered(codes, data), stage))
+
+    return unary(site, function)

@@ -1,0 +1,81 @@
+"""Arithmetics that belong to no accelerator: TFLite's kernels as measured, TOSA, and the generic NNA.
+
+`tflite_ref` is LiteRT's BUILTIN_REF resolver; every rule of it was measured bit for bit on LiteRT 2.3.0.
+"""
+
+from collections.abc import Mapping
+
+from tf_requant.numerics.arithmetic import (
+    Accumulator,
+    AddStyle,
+    Arithmetic,
+    AveragePoolStyle,
+    Lookup,
+    Requantizer,
+    Stage,
+)
+from tf_requant.numerics.rounding import Rounding
+
+_HALF_UP_ONCE = (Stage("rest", Rounding.HALF_UP),)
+_CONVOLUTIONS = ("CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV")
+_RATIO_IN_FLOAT32 = ("MUL", "LEAKY_RELU", "PRELU", "RELU", "RELU6", "RELU_N1_TO_1")
+_FLOAT64 = Requantizer("float64", 0, stages=(Stage("rest", Rounding.HALF_AWAY),))
+
+
+def _tflite(base: Requantizer, connected: Mapping[str, Requantizer]) -> dict[str, Requantizer]:
+    """TFLite's exceptions from `base`, which FULLY_CONNECTED's own rules join.
+
+    uint8 convolutions round s_in * s_w to float32; an int64 bias brings a 16-bit multiplier and one rounding; the
+    ratio of the element-wise ops is a float32.
+    """
+    narrow = Requantizer("multiplier_shift", 15, stages=_HALF_UP_ONCE)
+    uint8 = Requantizer(base.kind, base.multiplier_bits, base.shift_range, base.stages, "float32")
+    float32 = Requantizer(base.kind, base.multiplier_bits, base.shift_range, base.stages, "float32", "float32")
+    rules = {f"{op}:uint8": uint8 for op in _CONVOLUTIONS}
+    rules |= {f"{op}:int16:int64": narrow for op in _CONVOLUTIONS}
+    return rules | {op: float32 for op in _RATIO_IN_FLOAT32} | connected
+
+
+TFLITE_REF = Arithmetic("tflite_ref", requantizer_by_op=_tflite(Requantizer(), {"FULLY_CONNECTED": _FLOAT64}))
+"""LiteRT 2.3.0 BUILTIN_REF."""
+
+_TWICE_UP = Requantizer(stages=(Stage(31, Rounding.HALF_UP), Stage("rest", Rounding.HALF_UP)))
+_DOUBLE = Requantizer()
+_OPTIMIZED = _tflite(_TWICE_UP, {"FULLY_CONNECTED:int16:int64": _FLOAT64})
+TFLITE_OPTIMIZED = Arithmetic(
+    "tflite_optimized",
+    requantizer=_DOUBLE,
+    requantizer_by_op={
+        **_OPTIMIZED,
+        **{op: TFLITE_REF.requantizer_by_op[op] for op in _RATIO_IN_FLOAT32},
+        **{op: _TWICE_UP for op in ("CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV", "FULLY_CONNECTED", "MEAN", "QUANTIZE")},
+    },
+)
+"""LiteRT 2.3.0 BUILTIN_WITHOUT_DEFAULT_DELEGATES on AVX2 x86: ruy rounds half up twice."""
+
+_FLOAT32 = Requantizer("float32", 0, stages=(Stage("rest", Rounding.HALF_EVEN),), scale_product="float32", ratio="float32")
+TFLITE_XNNPACK = Arithmetic(
+    "tflite_xnnpack",
+    requantizer=_DOUBLE,
+    requantizer_by_op={op: _FLOAT32 for op in (*_CONVOLUTIONS, "FULLY_CONNECTED", "MUL", "MEAN")},
+)
+"""LiteRT 2.3.0's default resolver: float32, half to even, in the ops that XNNPACK takes."""
+
+TOSA = Arithmetic(
+    "tosa",
+    accumulator=Accumulator(32, "error"),
+    average_pool=AveragePoolStyle("reciprocal", 30, Rounding.HALF_UP),
+)
+"""TOSA 1.0's RESCALE with double rounding, as Arm's converter lowers TFLite to it."""
+
+NNA = Arithmetic(
+    "nna",
+    accumulator=Accumulator(32, "saturate"),
+    requantizer=Requantizer(stages=_HALF_UP_ONCE),
+    add=AddStyle("shift_align", rounding=Rounding.HALF_UP),
+    average_pool=AveragePoolStyle("multiply_shift", 15, Rounding.HALF_UP),
+    lookup=Lookup(("LOGISTIC", "TANH", "HARD_SWISH")),
+)
+"""What the nna targets declare: one rounding everywhere. At a power of two the 31-bit multiplier is a pure shift."""
+
+PROFILES: Mapping[str, Arithmetic] = {a.name: a for a in (TFLITE_REF, TFLITE_OPTIMIZED, TFLITE_XNNPACK, TOSA, NNA)}

@@ -1,0 +1,196 @@
+"""Simulator: a whole graph, prepared once for an arithmetic, then run in integers on any number of samples."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tf_requant.errors import RequantError, UnsupportedOpError, UsageError
+from tf_requant.model.graph import Graph
+from tf_requant.model.quant import code_limits
+from tf_requant.numerics.arithmetic import Arithmetic
+from tf_requant.simulator.mac import AccumulatorOverflow
+from tf_requant.simulator.observe import Observation
+from tf_requant.simulator.ops import KERNELS
+from tf_requant.simulator.profiles import TFLITE_REF
+from tf_requant.simulator.site import CannotRun, Kernel, Site
+
+ExecuteHost = Callable[[Graph, int, Sequence[NDArray[Any] | None]], Sequence[NDArray[Any]]]
+"""(graph, op index, the op's inputs) -> its outputs: runs what no accelerator computes."""
+
+
+@dataclass(frozen=True)
+class Placed:
+    """How one op runs.
+
+    Attributes:
+        op_index: which op.
+        where: `device`: by the arithmetic; `reference`: in integers by TFLite's reference rules, since the
+            arithmetic cannot hold it; `host`: outside, by `execute_host`.
+        reason: why not on the device; empty there.
+    """
+
+    op_index: int
+    where: Literal["device", "reference", "host"]
+    reason: str = ""
+
+
+class Simulator:
+    """A graph ready to run.
+
+    Args:
+        graph: the graph; not changed.
+        arithmetic: what the device does.
+        execute_host: runs the ops that no kernel here runs; without it they are refused.
+        strict: refuse every op that the arithmetic itself cannot run.
+        observe: count saturations, ties and accumulator bits (slower: everything is computed by the definition).
+
+    Raises:
+        UnsupportedOpError: ops that cannot run, all of them in one message.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        arithmetic: Arithmetic,
+        *,
+        execute_host: ExecuteHost | None = None,
+        strict: bool = False,
+        observe: bool = False,
+    ) -> None:
+        self.graph, self.arithmetic = graph, arithmetic
+        self._execute_host = execute_host
+        self.observations = {i: self._observation(i) for i in range(len(graph.ops))} if observe else {}
+        self._kernels: list[Kernel] = []
+        placed, refused = [], []
+        for index in range(len(graph.ops)):
+            kernel, place = self._prepare(index)
+            if place.where == "host" and (strict or execute_host is None) or place.where == "reference" and strict:
+                refused.append(f"{graph.where(index)}: the arithmetic {arithmetic.name!r} cannot run it: {place.reason}")
+            self._kernels.append(kernel)
+            placed.append(place)
+        if refused:
+            raise UnsupportedOpError("\n".join(refused))
+        self.placed = tuple(placed)
+        self._last_use = {t: i for i, op in enumerate(graph.ops) for t in op.inputs if t >= 0}
+
+    def _observation(self, index: int) -> Observation:
+        return Observation(index, self.graph.tensors[self.graph.ops[index].outputs[0]].name)
+
+    def _prepare(self, index: int) -> tuple[Kernel, Placed]:
+        """The kernel of an op: the arithmetic's own, else the reference rules', else the host's."""
+        op = self.graph.ops[index]
+        prepare = KERNELS.get(op.code)
+        if prepare is None:
+            return self._host_kernel(index), Placed(index, "host", "the simulator has no such op")
+        observation = self.observations.get(index)
+        try:
+            return prepare(Site(self.graph, index, self.arithmetic, observation)), Placed(index, "device")
+        except CannotRun as why:
+            reason = str(why)
+        try:
+            kernel = prepare(Site(self.graph, index, TFLITE_REF, observation))
+            return kernel, Placed(index, "reference", reason)
+        except CannotRun:
+            return self._host_kernel(index), Placed(index, "host", reason)
+
+    def _host_kernel(self, index: int) -> Kernel:
+        def run(arrays: Sequence[NDArray[Any] | None]) -> Sequence[NDArray[Any]]:
+            if self._execute_host is None:
+                raise UnsupportedOpError(f"{self.graph.where(index)}: there is no host to run it")
+            return self._execute_host(self.graph, index, arrays)
+
+        return run
+
+    def run(
+        self, inputs: Mapping[int, NDArray[Any]], tensors: Literal["all", "outputs"] = "outputs"
+    ) -> dict[int, NDArray[Any]]:
+        """One run; variable tensors start at zero.
+
+        Args:
+            inputs: codes by tensor index, every input of the graph.
+            tensors: "all" keeps every computed tensor, and variables as the run leaves them; "outputs" only the
+                graph's.
+
+        Returns:
+            Codes by tensor index (float32 and indices where a tensor holds those), graph inputs included.
+        """
+        result = {}
+        for index, value in self.walk(inputs):
+            if tensors == "all" or index in self.graph.outputs:
+                result[index] = value
+        return result
+
+    def walk(self, inputs: Mapping[int, NDArray[Any]]) -> Iterator[tuple[int, NDArray[Any]]]:
+        """One run, tensor by tensor: yields (index, codes) of inputs, of each op's outputs, of variables at the end.
+
+        Nothing is kept longer than its last reader needs it.
+        """
+        graph = self.graph
+        values: dict[int, NDArray[Any]] = {}
+        for index in graph.inputs:
+            values[index] = checked_input(graph, index, inputs[index])
+            yield index, values[index]
+        variables = {i: zeros(graph, i) for i, t in enumerate(graph.tensors) if t.is_variable}
+        values |= variables
+        for position, (op, kernel) in enumerate(zip(graph.ops, self._kernels)):
+            arrays = [self._read(values, t, position) for t in op.inputs]
+            outputs = self._call(kernel, arrays, position)
+            del arrays
+            for index, value in zip(op.outputs, outputs):
+                values[index] = value
+                yield index, value
+            del outputs
+            for index in {*op.inputs, *op.outputs} - variables.keys():
+                if self._last_use.get(index, -1) <= position:
+                    values.pop(index, None)
+        yield from variables.items()
+
+    def _read(self, values: Mapping[int, NDArray[Any]], index: int, position: int) -> NDArray[Any] | None:
+        if index < 0:
+            return None
+        data = self.graph.tensors[index].data
+        if data is not None:
+            return data
+        if index not in values:
+            raise UsageError(f"{self.graph.where(position)} reads {self.graph.tensors[index].name!r}, which nothing computes")
+        return values[index]
+
+    def _call(self, kernel: Kernel, arrays: Sequence[NDArray[Any] | None], position: int) -> Sequence[NDArray[Any]]:
+        try:
+            return kernel(arrays)
+        except AccumulatorOverflow as overflow:
+            raise AccumulatorOverflow(f"{self.graph.where(position)}: {overflow}") from overflow
+        except RequantError:
+            raise
+        except (ValueError, IndexError) as error:
+            shapes = [None if a is None else list(a.shape) for a in arrays]
+            raise UsageError(f"{self.graph.where(position)}: its inputs of shapes {shapes} do not fit: {error}") from error
+
+
+def checked_input(graph: Graph, index: int, codes: NDArray[Any]) -> NDArray[Any]:
+    """An input's codes in the tensor's type.
+
+    Raises:
+        UsageError: they are no integers, or do not fit the type or the shape.
+    """
+    tensor, array = graph.tensors[index], np.asarray(codes)
+    if list(array.shape[1:]) != list(tensor.shape[1:]) or array.ndim != len(tensor.shape):
+        raise UsageError(f"input {tensor.name!r} has shape {list(array.shape)}, expected {list(tensor.shape)}")
+    if array.dtype == np.dtype(tensor.dtype):
+        return array
+    if tensor.quant is None or tensor.dtype not in ("uint8", "int8", "int16") or array.dtype.kind not in "iu":
+        raise UsageError(f"input {tensor.name!r} is {array.dtype}, expected {tensor.dtype}: pass its codes")
+    low, high = code_limits(tensor.dtype)
+    if array.size and (array.min() < low or array.max() > high):
+        raise UsageError(f"input {tensor.name!r} holds {array.min()}..{array.max()}, expected codes in {low}..{high}")
+    return array.astype(tensor.dtype)
+
+
+def zeros(graph: Graph, index: int) -> NDArray[Any]:
+    """A variable tensor at real zero."""
+    tensor = graph.tensors[index]
+    point = 0 if tensor.quant is None else int(tensor.quant.zero_point[0])
+    return np.full(tensor.shape, point, tensor.dtype)

@@ -1,0 +1,79 @@
+"""Functions of one code: a table over every code of the type, filled by the op's own definition."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tf_requant.model.graph import Tensor
+from tf_requant.model.quant import code_limits
+from tf_requant.numerics.rounding import round_real
+from tf_requant.simulator.site import Arrays, Kernel, Site, point, scale
+
+Function = Callable[[NDArray[Any]], NDArray[Any]]
+"""Codes of any shape -> codes of that shape."""
+
+
+def all_codes(dtype: str) -> NDArray[Any]:
+    """Every code of a type, the lowest first."""
+    low, high = code_limits(dtype)
+    return np.arange(low, high + 1).astype(dtype)
+
+
+def look_up(table: NDArray[Any], codes: NDArray[Any]) -> NDArray[Any]:
+    """The table's entry of each code; entry 0 belongs to the lowest code."""
+    unsigned = codes.dtype.kind == "u"
+    # Seen as unsigned, negative codes follow the positive ones: turn the table likewise.
+    turned = table if unsigned else np.roll(table, table.size // 2)
+    index = codes if unsigned else codes.view(codes.dtype.str.replace("i", "u"))
+    return np.asarray(np.take(turned, index))
+
+
+def unary(site: Site, function: Function) -> Kernel:
+    """The kernel of an op that maps each code by itself: by table, or element by element where it is observed."""
+    if site.observation is not None:
+        return lambda arrays: [function(_first(arrays))]
+    table = function(all_codes(site.input().dtype))
+    return lambda arrays: [look_up(table, np.ascontiguousarray(_first(arrays)))]
+
+
+def _first(arrays: Arrays) -> NDArray[Any]:
+    assert arrays[0] is not None
+    return arrays[0]
+
+
+def real_function(
+    site: Site, function: Callable[[NDArray[np.float64]], NDArray[np.float64]]
+) -> Function:
+    """The codes of a real function, as the arithmetic's table unit is filled: round(f(s (q - z)) / s_out) + z_out.
+
+    In float32 the function's value is rounded to float32 and multiplied by the float32 reciprocal of the output
+    scale (TFLite's LUTPopulate); in float64 it is divided by the scale.
+    """
+    lookup, source, target = site.arithmetic.lookup, site.input(), site.output()
+
+    def fill(codes: NDArray[Any]) -> NDArray[Any]:
+        return real_table(codes, source, target, function, lookup.precision, lookup.rounding)
+
+    return fill
+
+
+def real_table(
+    codes: NDArray[Any],
+    source: Tensor,
+    target: Tensor,
+    function: Callable[[NDArray[np.float64]], NDArray[np.float64]],
+    precision: str,
+    rounding: Any,
+) -> NDArray[Any]:
+    """`real_function` for given parameters: codes of any shape -> output codes."""
+    low, high = code_limits(target.dtype)
+    centered = codes.astype(np.int64) - point(source)
+    if precision == "float64":
+        real = function(centered * np.float64(scale(source))) / np.float64(scale(target))
+    else:
+        # Evaluated in float64 and rounded once: what a correctly rounding libm gives.
+        value = function((centered.astype(np.float32) * scale(source)).astype(np.float64)).astype(np.float32)
+        real = value * (np.float32(1) / scale(target))
+    return np.asarray((round_real(real, rounding) + point(target)).clip(low, high).astype(target.dtype))
