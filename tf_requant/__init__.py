@@ -21,9 +21,11 @@ _HOMES = {
     "requantize": "tf_requant.pipeline.requantize",
     "validate": "tf_requant.pipeline.validate",
     "inspect": "tf_requant.pipeline.inspect",
+    "simulate": "tf_requant.pipeline.simulate",
     # nouns
     "Result": "tf_requant.pipeline.requantize",
     "Check": "tf_requant.pipeline.validate",
+    "Simulation": "tf_requant.pipeline.simulate",
     "Model": "tf_requant.model.graph",
     "Target": "tf_requant.targets",
     # targets
@@ -38,12 +40,14 @@ __all__ = [
     "Model",
     "RequantError",
     "Result",
+    "Simulation",
     "Target",
     "__version__",
     "builtin_targets",
     "inspect",
     "load_target",
     "requantize",
+    "simulate",
     "validate",
 ]
 

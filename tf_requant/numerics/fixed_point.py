@@ -165,8 +165,9 @@ class Rescale:
         drop = rule.multiplier_bits + self.shift
         if len(rule.stages) == 1:
             return _scaled(value, self.multiplier, drop, last)
-        # TFLite shifts left in the 32-bit register first, and loses what leaves it.
-        left = np.maximum(-self.shift, 0)
+        # TFLite shifts left in the 32-bit register first, and loses what leaves it. Beyond 31 bits C leaves the
+        # shift undefined; x86 takes the amount modulo 32, and real models (a degenerate scale) depend on it.
+        left = np.maximum(-self.shift, 0) % _REGISTER
         value = np.where(left > 0, wrap(value << left, _REGISTER), value)
         drop = rule.multiplier_bits + np.maximum(self.shift, 0)
         multiplier = self.multiplier

@@ -36,6 +36,8 @@ class OutputStage:
         low: the lowest code that comes out, the fused activation included.
         high: the highest.
         dtype: of the output codes.
+        meant: whether the lowest and the highest code are a fused activation's bounds, so that a clamp there is
+            meant and no saturation.
     """
 
     rescale: Rescale
@@ -43,6 +45,7 @@ class OutputStage:
     low: int
     high: int
     dtype: str
+    meant: tuple[bool, bool] = (False, False)
 
     def exact(self, accumulator: NDArray[np.int64]) -> NDArray[Any]:
         """The codes of int64[..., C] accumulators, bias included."""

@@ -16,6 +16,7 @@ from tf_requant.io import tflite
 from tf_requant.io.data import InputSpec, Samples, feed, load_samples
 from tf_requant.model.graph import Model
 from tf_requant.model.verify import check
+from tf_requant.pipeline.inputs import input_specs
 from tf_requant.pipeline.requantize import METADATA, TargetSource
 from tf_requant.runtime import BACKENDS, InterpreterProcess
 from tf_requant.targets import load_target
@@ -141,7 +142,7 @@ def validate(
     _check_backends(against)
     candidate_bytes, reference_bytes = _bytes(model), _bytes(reference)
     candidate, source = _read(model, candidate_bytes), _read(reference, reference_bytes)
-    samples = load_samples(data, _input_specs(source))
+    samples = load_samples(data, input_specs(source))
     truth = samples.labels if labels is None else np.asarray(labels)
     quality = {}
     for n, backend in enumerate(against):
@@ -177,18 +178,9 @@ def _read(model: str | os.PathLike[str] | bytes, data: bytes) -> Model:
     return check(tflite.read(data if isinstance(model, bytes) else Path(model)))
 
 
-def _input_specs(model: Model) -> tuple[InputSpec, ...]:
-    specs = []
-    for t in model.main.inputs:
-        tensor = model.main.tensors[t]
-        scale, zero_point = (0.0, 0) if tensor.quant is None else (float(tensor.quant.scale[0]), int(tensor.quant.zero_point[0]))
-        specs.append(InputSpec(tensor.name, tensor.shape, tensor.dtype, scale, zero_point))
-    return tuple(specs)
-
-
 def _feeds(source: Model, model: Model) -> list[tuple[InputSpec, InputSpec]]:
     """The source's inputs with the candidate's, by position: converters keep the order, not always the name."""
-    ours, theirs = _input_specs(source), _input_specs(model)
+    ours, theirs = input_specs(source), input_specs(model)
     if [s.shape[1:] for s in ours] != [s.shape[1:] for s in theirs]:
         raise CalibrationError(
             f"the candidate's inputs are {[list(s.shape) for s in theirs]}, the reference's {[list(s.shape) for s in ours]}; "

@@ -68,11 +68,11 @@ class Observation:
         """Counts what the last rounding and the clamp do to accumulators, int64[..., C]."""
         free = stage.rescale.apply(accumulator) + stage.zero_point
         low, high = limits_of_type
-        # Below a fused activation's bound nothing is lost at the type's limit.
-        below = (free < low) & (stage.low == low)
-        above = (free > high) & (stage.high == high)
         self.elements += free.size
-        self.saturated += int((below | above).sum())
+        if not stage.meant[0]:
+            self.saturated += int((free < low).sum())
+        if not stage.meant[1]:
+            self.saturated += int((free > high).sum())
         self.ties += int(is_tie(accumulator, stage.rescale).sum())
 
 

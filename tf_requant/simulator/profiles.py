@@ -16,6 +16,8 @@ from tf_requant.numerics.arithmetic import (
 )
 from tf_requant.numerics.rounding import Rounding
 
+_ANY_SHIFT = (-1100, 31)
+"""TFLite refuses no left shift: see Rescale.apply."""
 _HALF_UP_ONCE = (Stage("rest", Rounding.HALF_UP),)
 _CONVOLUTIONS = ("CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV")
 _RATIO_IN_FLOAT32 = ("MUL", "LEAKY_RELU", "PRELU", "RELU", "RELU6", "RELU_N1_TO_1")
@@ -36,11 +38,13 @@ def _tflite(base: Requantizer, connected: Mapping[str, Requantizer]) -> dict[str
     return rules | {op: float32 for op in _RATIO_IN_FLOAT32} | connected
 
 
-TFLITE_REF = Arithmetic("tflite_ref", requantizer_by_op=_tflite(Requantizer(), {"FULLY_CONNECTED": _FLOAT64}))
+_DOUBLE = Requantizer(shift_range=_ANY_SHIFT)
+TFLITE_REF = Arithmetic(
+    "tflite_ref", requantizer=_DOUBLE, requantizer_by_op=_tflite(_DOUBLE, {"FULLY_CONNECTED": _FLOAT64})
+)
 """LiteRT 2.3.0 BUILTIN_REF."""
 
-_TWICE_UP = Requantizer(stages=(Stage(31, Rounding.HALF_UP), Stage("rest", Rounding.HALF_UP)))
-_DOUBLE = Requantizer()
+_TWICE_UP = Requantizer(shift_range=_ANY_SHIFT, stages=(Stage(31, Rounding.HALF_UP), Stage("rest", Rounding.HALF_UP)))
 _OPTIMIZED = _tflite(_TWICE_UP, {"FULLY_CONNECTED:int16:int64": _FLOAT64})
 TFLITE_OPTIMIZED = Arithmetic(
     "tflite_optimized",

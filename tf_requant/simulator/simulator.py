@@ -76,6 +76,11 @@ class Simulator:
         self.placed = tuple(placed)
         self._last_use = {t: i for i, op in enumerate(graph.ops) for t in op.inputs if t >= 0}
 
+    @property
+    def engine(self) -> str:
+        """What computes the layers."""
+        return "numpy"
+
     def _observation(self, index: int) -> Observation:
         return Observation(index, self.graph.tensors[self.graph.ops[index].outputs[0]].name)
 

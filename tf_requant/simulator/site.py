@@ -134,8 +134,10 @@ class Site:
             activation: the clamp; the op's fused one by default.
         """
         tensor = self.output(position)
-        low, high = activation_limits(fused_activation(self.op) if activation is None else activation, tensor)
-        return OutputStage(rescale, point(tensor), low, high, tensor.dtype)
+        bounds = activation_bounds(fused_activation(self.op) if activation is None else activation, tensor)
+        low, high = code_limits(tensor.dtype)
+        meant = (bounds[0] >= low, bounds[1] <= high)
+        return OutputStage(rescale, point(tensor), max(low, bounds[0]), min(high, bounds[1]), tensor.dtype, meant)
 
     def finisher(self, stage: OutputStage, bound: int) -> Callable[[NDArray[np.int64]], NDArray[Any]]:
         """`finish` for one stage, by blocks through a screen where that gives the same codes sooner.
@@ -210,6 +212,18 @@ def activation_limits(activation: Activation, tensor: Tensor) -> tuple[int, int]
         CannotRun: the activation has no clamp.
     """
     low, high = code_limits(tensor.dtype)
+    bounds = activation_bounds(activation, tensor)
+    return max(low, bounds[0]), min(high, bounds[1])
+
+
+def activation_bounds(activation: Activation, tensor: Tensor) -> tuple[int, int]:
+    """The codes of a fused activation's bounds, which the type may not reach; beyond the type where it has none.
+
+    Raises:
+        CannotRun: the activation has no clamp.
+    """
+    low, high = code_limits(tensor.dtype)
+    low, high = low - 1, high + 1
     if activation is Activation.NONE:
         return low, high
     if activation not in _CLAMPS:
@@ -222,9 +236,9 @@ def activation_limits(activation: Activation, tensor: Tensor) -> tuple[int, int]
 
     bottom, top = _CLAMPS[activation]
     if bottom is not None:
-        low = max(low, code(bottom))
+        low = code(bottom)
     if top is not None:
-        high = min(high, code(top))
+        high = code(top)
     return low, high
 
 

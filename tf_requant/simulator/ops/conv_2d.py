@@ -1,5 +1,6 @@
 """CONV_2D: a window's products summed over rows, columns and input channels; grouped where the filter is narrower."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -126,7 +127,7 @@ def _groups(site: Site, weights: Tensor, bias: Tensor | None, data: Tensor) -> l
 
 def channels(stage: OutputStage, chosen: NDArray[np.int64]) -> OutputStage:
     """The output stage of some channels."""
-    return OutputStage(stage.rescale.channels(chosen), stage.zero_point, stage.low, stage.high, stage.dtype)
+    return replace(stage, rescale=stage.rescale.channels(chosen))
 
 
 def operands(site: Site, bias: int, data: int = 0) -> tuple[Tensor, Tensor, Tensor | None]:
