@@ -43,7 +43,7 @@ def quantize_multiplier(real: ArrayLike, bits: int = Q31) -> tuple[NDArray[np.in
     carried = wide == 1 << Q31
     wide, exponent = np.where(carried, wide // 2, wide), exponent.astype(np.int64) + carried
     if bits == 15:
-        multiplier = np.where(wide < 0x7FFF0000, (wide + (1 << 15)) >> 16, 0x7FFF)
+        multiplier = narrowed(wide)
     elif bits == Q31:
         multiplier = wide
     else:
@@ -52,6 +52,12 @@ def quantize_multiplier(real: ArrayLike, bits: int = Q31) -> tuple[NDArray[np.in
         multiplier = np.where(multiplier == 1 << bits, multiplier // 2, multiplier)
     flushed = (exponent < FLUSH_BELOW) | (wide == 0)
     return np.where(flushed, 0, multiplier), np.where(flushed, 0, -exponent)
+
+
+def narrowed(multiplier: ArrayLike) -> NDArray[np.int64]:
+    """A 31-bit multiplier in 15 bits, rounded half up and held at 0x7FFF: TFLite's and CMSIS-NN's int16 one."""
+    wide = np.asarray(multiplier, np.int64)
+    return np.where(wide < 0x7FFF0000, (wide + (1 << 15)) >> 16, 0x7FFF)
 
 
 def scale_ratio(inputs: tuple[ArrayLike, ...], output: ArrayLike, requantizer: Requantizer) -> NDArray[np.float64]:

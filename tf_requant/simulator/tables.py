@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from tf_requant.model.graph import Tensor
 from tf_requant.model.quant import code_limits
 from tf_requant.numerics.rounding import round_real
-from tf_requant.simulator.site import Arrays, Kernel, Site, point, scale
+from tf_requant.simulator.site import CODES, Arrays, Kernel, Site, point, scale
 
 Function = Callable[[NDArray[Any]], NDArray[Any]]
 """Codes of any shape -> codes of that shape."""
@@ -31,8 +31,8 @@ def look_up(table: NDArray[Any], codes: NDArray[Any]) -> NDArray[Any]:
 
 
 def unary(site: Site, function: Function) -> Kernel:
-    """The kernel of an op that maps each code by itself: by table, or element by element where it is observed."""
-    if site.observation is not None:
+    """The kernel of an op that maps each code by itself: by table, or element by element where it is observed or wide."""
+    if site.observation is not None or site.input().dtype not in CODES:
         return lambda arrays: [function(_first(arrays))]
     table = function(all_codes(site.input().dtype))
     return lambda arrays: [look_up(table, np.ascontiguousarray(_first(arrays)))]

@@ -5,14 +5,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tf_requant.simulator.site import Kernel, Site, centered, scale
+from tf_requant.simulator.site import CODES, Kernel, Site, centered, scale
 from tf_requant.simulator.tables import unary
 
 
 def prepare(site: Site) -> Kernel:
-    """The kernel of one QUANTIZE between quantized types; also int32 codes out of int16."""
+    """The kernel of one QUANTIZE between quantized types, int32 included."""
     data, target = site.input(), site.output()
-    site.codes(data, target, same=False)
+    site.codes(data, target, dtypes=(*CODES, "int32"), same=False)
     stage = site.stage(site.rescale((scale(data),), scale(target), site.requantizer(data)))
 
     def function(codes: NDArray[Any]) -> NDArray[Any]:

@@ -30,7 +30,8 @@ def prepare(site: Site) -> Kernel:
         rescale = rescale_of(float(scale(data)) * beta / (10 / _INT16_RANGE), Requantizer())
         core = lambda rows: int16(rows, rescale)  # noqa: E731
     else:
-        core = lambda rows: int8(rows, beta * float(scale(data)), dtype)  # noqa: E731
+        rescale, radius = preprocess(beta * float(scale(data)))
+        core = lambda rows: int8(rows, rescale, radius, dtype)  # noqa: E731
 
     def run(arrays: Arrays) -> list[NDArray[Any]]:
         codes = arrays[0]
@@ -41,24 +42,28 @@ def prepare(site: Site) -> Kernel:
     return run
 
 
-def int8(rows: NDArray[np.int64], input_scale: float, dtype: str) -> NDArray[np.int64]:
+def preprocess(input_scale: float) -> tuple[Rescale, int]:
+    """(rescale of differences to Q5.26, the largest difference that matters), of beta times the input's scale."""
+    real = min(input_scale * 2.0 ** (31 - _DIFFERENCE_BITS), 2.0**31 - 1)
+    multiplier, shift = quantize_multiplier(real)
+    radius = int((2**_DIFFERENCE_BITS - 1) * 2 ** (31 - _DIFFERENCE_BITS) / 2 ** int(-shift))
+    return Rescale.of_integers(multiplier, -shift, Requantizer()), radius
+
+
+def int8(rows: NDArray[np.int64], rescale: Rescale, radius: int, dtype: str) -> NDArray[np.int64]:
     """The 8-bit core.
 
     Args:
         rows: int64[N, classes] codes.
-        input_scale: beta times the input's scale.
+        rescale: of differences from the largest code, to Q5.26.
+        radius: differences beyond it count as probability 0.
         dtype: of the output, int8 or uint8 (or int16 codes of an int8 input).
     """
     low, high = code_limits(dtype)
     bits = (high - low).bit_length()
-    real = min(input_scale * 2.0 ** (31 - _DIFFERENCE_BITS), 2.0**31 - 1)
-    multiplier, shift = quantize_multiplier(real)
-    left = int(-shift)
-    radius = int((2**_DIFFERENCE_BITS - 1) * 2 ** (31 - _DIFFERENCE_BITS) / 2**left)
     difference = rows - rows.max(axis=1, keepdims=True)
     near = difference >= -radius
-    scaled = shift_right((difference << left) * multiplier, 31, Rounding.HALF_UP)
-    exponential = INT32.exp_of_negative(np.where(near, scaled, 0), _DIFFERENCE_BITS)
+    exponential = INT32.exp_of_negative(rescale.apply(np.where(near, difference, 0)), _DIFFERENCE_BITS)
     total = np.where(near, INT32.shift(exponential, -_SUM_BITS), 0).sum(axis=1, keepdims=True)
     headroom = 32 - np.frexp(total.astype(np.float64))[1].astype(np.int64)
     reciprocal = INT32.one_over_one_plus((total << headroom) - (1 << 31))

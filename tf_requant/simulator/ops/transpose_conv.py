@@ -39,7 +39,12 @@ def _layer(site: Site, weights: Tensor, bias: Tensor | None, data: Tensor) -> La
 
 
 def spread(
-    codes: NDArray[Any], layer: Layer, kernel: tuple[int, int], stride: tuple[int, int], padding: Padding, size: tuple[int, int]
+    codes: NDArray[Any],
+    layer: Layer,
+    kernel: tuple[int, int],
+    stride: tuple[int, int],
+    padding: Padding | tuple[int, int],
+    size: tuple[int, int],
 ) -> NDArray[Any]:
     """The integer core.
 
@@ -48,7 +53,8 @@ def spread(
         layer: filter [taps, inputs, outputs], turned by half a turn.
         kernel: the taps, (rows, columns).
         stride: how far apart neighbouring inputs spread.
-        padding: which part of the spread image is kept: TFLite's rule for the forward convolution.
+        padding: which part of the spread image is kept: TFLite's rule for the forward convolution, or the rows and
+            columns cut off ahead.
         size: the output's (rows, columns).
 
     Returns:
