@@ -14,6 +14,9 @@ from tf_requant.simulator.site import CODES, Arrays, Kernel, Site, point, scale
 Function = Callable[[NDArray[Any]], NDArray[Any]]
 """Codes of any shape -> codes of that shape."""
 
+RealFunction = Callable[[NDArray[Any]], NDArray[Any]]
+"""A real function, evaluated in the float type that comes in; exp and tanh of a float32 are rounded once, as a libm's."""
+
 
 def all_codes(dtype: str) -> NDArray[Any]:
     """Every code of a type, the lowest first."""
@@ -44,7 +47,7 @@ def _first(arrays: Arrays) -> NDArray[Any]:
 
 
 def real_function(
-    site: Site, function: Callable[[NDArray[np.float64]], NDArray[np.float64]]
+    site: Site, function: RealFunction
 ) -> Function:
     """The codes of a real function, as the arithmetic's table unit is filled: round(f(s (q - z)) / s_out) + z_out.
 
@@ -63,7 +66,7 @@ def real_table(
     codes: NDArray[Any],
     source: Tensor,
     target: Tensor,
-    function: Callable[[NDArray[np.float64]], NDArray[np.float64]],
+    function: RealFunction,
     precision: str,
     rounding: Any,
 ) -> NDArray[Any]:
@@ -73,7 +76,5 @@ def real_table(
     if precision == "float64":
         real = function(centered * np.float64(scale(source))) / np.float64(scale(target))
     else:
-        # Evaluated in float64 and rounded once: what a correctly rounding libm gives.
-        value = function((centered.astype(np.float32) * scale(source)).astype(np.float64)).astype(np.float32)
-        real = value * (np.float32(1) / scale(target))
+        real = function(centered.astype(np.float32) * scale(source)) * (np.float32(1) / scale(target))
     return np.asarray((round_real(real, rounding) + point(target)).clip(low, high).astype(target.dtype))

@@ -27,7 +27,7 @@ def prepare(site: Site) -> Kernel:
     beta, dtype = float(site.attrs.get("beta", 1.0)), site.output().dtype
     core: Callable[[NDArray[np.int64]], NDArray[np.int64]]
     if data.dtype == "int16":
-        rescale = rescale_of(float(scale(data)) * beta / (10 / _INT16_RANGE), Requantizer())
+        rescale = rescale_of(float(scale(data) * np.float32(beta)) / (10 / _INT16_RANGE), Requantizer())
         core = lambda rows: int16(rows, rescale)  # noqa: E731
     else:
         rescale, radius = preprocess(beta * float(scale(data)))

@@ -1,5 +1,7 @@
 """TANH: a table for 8-bit codes; for int16 the sigmoid's table read as 2 sigmoid(2x) - 1."""
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -9,7 +11,12 @@ from tf_requant.simulator.site import Kernel, Site
 
 def prepare(site: Site) -> Kernel:
     """The kernel of one TANH."""
-    return table_kernel(site, np.tanh, int16)
+    return table_kernel(site, real, int16)
+
+
+def real(x: NDArray[Any]) -> NDArray[Any]:
+    """tanh(x), rounded to x's type."""
+    return np.asarray(np.tanh(x.astype(np.float64)).astype(x.dtype))
 
 
 def int16(codes: NDArray[np.int64], multiplier: int, shift: int) -> NDArray[np.int64]:
