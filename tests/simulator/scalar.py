@@ -295,10 +295,11 @@ def add(site: Site) -> Results:
 
         return site.put(round_shift(aligned(p, q), ky - finer, rounding) for p, q in pairs)
     left, twice = 15 if a.dtype == "int16" else style.left_shift, f32(2 * max(a.s, b.s))
-    stages = site.rule.stages if style.rounding is None else (Stage("rest", style.rounding),)
+    rule = site.rule if site.rule.kind == "multiplier_shift" else Requantizer()
+    stages = rule.stages if style.rounding is None else (Stage("rest", style.rounding),)
 
     def times(x: int, real: float) -> int:
-        return rescale(x, *encode(real, 31), 31, stages)
+        return rescale(x, *encode(real, rule.multiplier_bits), rule.multiplier_bits, stages)
 
     sums = (times(p << left, a.s / twice) + sign * times(q << left, b.s / twice) for p, q in pairs)
     return site.put(times(total, twice / (2**left * y.s)) for total in sums)
@@ -456,17 +457,16 @@ def resize_bilinear(site: Site) -> Results:
 
 
 def concatenation(site: Site) -> Results:
-    """Inputs one behind the other; those with other parameters than the output's are brought to them."""
+    """Inputs one behind the other; uint8 codes of other parameters are brought to the output's as TFLite does."""
     y, axis = site.y, site.attrs["axis"] % len(site.y.shape)
 
     def brought(q: int, x: Codes) -> int:
         if (x.s, x.z) == (y.s, y.z):
             return q
-        if x.dtype == "uint8" and site.arithmetic.name == "tflite_ref":
-            scale = np.float32(x.s) * (np.float32(1) / np.float32(y.s))
-            value = round_float(np.float32(q) * scale + np.float32(-x.z) * scale, "HALF_AWAY")
-        else:
-            value = requant(q - x.z, (x.s,), y.s, site.rule)
+        if x.dtype != "uint8":
+            raise NotImplementedError("CONCATENATION of other parameters")
+        scale = np.float32(x.s) * (np.float32(1) / np.float32(y.s))
+        value = round_float(np.float32(q) * scale + np.float32(-x.z) * scale, "HALF_AWAY")
         return clamp(value + y.z, *LIMITS[y.dtype])
 
     places = [(x, k) for x in site.x for k in range(x.shape[axis])]

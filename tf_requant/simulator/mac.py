@@ -35,6 +35,7 @@ class Weights:
         zero_point: of the input: what it takes off every code.
         pad: the code that a tap outside the image holds.
         dtype: of the input codes.
+        turned: whether the taps lie in the reverse of the filter's order (TRANSPOSE_CONV).
     """
 
     filter: NDArray[np.int64]
@@ -42,6 +43,7 @@ class Weights:
     zero_point: int
     pad: int
     dtype: str
+    turned: bool = False
 
     @cached_property
     def absolute(self) -> NDArray[np.int64]:
@@ -160,7 +162,8 @@ class Layer:
         weights = self.weights
         matrix = weights.filter.reshape(-1, weights.filter.shape[2])
         held = np.zeros((windows.shape[0], matrix.shape[1]), np.int64)
-        for step in range(matrix.shape[0]):
+        steps = np.arange(matrix.shape[0]).reshape(weights.filter.shape[:2])
+        for step in (steps[::-1] if weights.turned else steps).reshape(-1):
             held = hold(held + (windows[:, step, None].astype(np.int64) - weights.zero_point) * matrix[step], self.accumulator)
         return hold(held + weights.bias, self.accumulator)
 
@@ -195,6 +198,6 @@ def hold(total: NDArray[np.int64], accumulator: Accumulator) -> NDArray[np.int64
 
 
 def register_of(accumulator: Accumulator, bias_dtype: str) -> Accumulator:
-    """The register of one layer: TFLite's wrapping sums are as wide as an int64 bias."""
-    wide = accumulator.overflow == "wrap" and bias_dtype == "int64" and accumulator.bits < 64
+    """The register of one layer: TFLite's wrapping 32-bit sums become 64-bit ones with an int64 bias."""
+    wide = accumulator.overflow == "wrap" and bias_dtype == "int64" and accumulator.bits == 32
     return replace(accumulator, bits=64) if wide else accumulator

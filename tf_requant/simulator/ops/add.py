@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tf_requant.model.graph import Tensor
-from tf_requant.numerics.arithmetic import DOUBLE_ROUNDING, AddStyle, Requantizer, Stage
+from tf_requant.numerics.arithmetic import AddStyle, Requantizer, Stage
 from tf_requant.numerics.fixed_point import Rescale
 from tf_requant.numerics.integers import largest, saturate
 from tf_requant.numerics.rounding import Rounding
@@ -68,10 +68,10 @@ def _tflite(
     """Headroom of L bits, both inputs rescaled to twice the larger scale."""
     left_shift = _INT16_LEFT_SHIFT if tensors[0].dtype == "int16" else style.left_shift
     rule = site.requantizer(tensors[0])
+    if rule.kind != "multiplier_shift":
+        rule = Requantizer()
     if style.rounding is not None:
-        rule = replace(Requantizer(), stages=(Stage("rest", style.rounding),))
-    elif rule.kind != "multiplier_shift":
-        rule = replace(Requantizer(), stages=DOUBLE_ROUNDING)
+        rule = replace(rule, stages=(Stage("rest", style.rounding),))
     twice = 2 * max(scales[:2])
 
     def to_common(tensor: Tensor, own: float) -> Function:

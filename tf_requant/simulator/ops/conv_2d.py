@@ -87,7 +87,7 @@ def layer(
     stage: OutputStage,
     bias_dtype: str,
     data: Tensor,
-    pads: bool = True,
+    turned: bool = False,
 ) -> Layer:
     """A layer of this op.
 
@@ -98,11 +98,11 @@ def layer(
         stage: the output stage of those outputs.
         bias_dtype: of the bias tensor, "" without one.
         data: the image's tensor.
-        pads: whether taps outside the image hold what the arithmetic says; the zero point otherwise.
+        turned: whether the taps are a transposed convolution's, in reverse; outside its image there is nothing.
     """
-    pad = 0 if pads and site.arithmetic.pad == "zero" else point(data)
+    pad = 0 if site.arithmetic.pad == "zero" and not turned else point(data)
     low, high = code_limits(data.dtype)
-    weights = Weights(filter_, bias, point(data), min(max(pad, low), high), data.dtype)
+    weights = Weights(filter_, bias, point(data), min(max(pad, low), high), data.dtype, turned)
     return Layer(weights, stage, register_of(site.arithmetic.accumulator, bias_dtype), site.observation)
 
 

@@ -35,7 +35,7 @@ def _layer(site: Site, weights: Tensor, bias: Tensor | None, data: Tensor) -> La
     turned = filter_codes(weights, 0)[:, ::-1, ::-1].transpose(1, 2, 3, 0)
     part = turned.reshape(-1, turned.shape[2], turned.shape[3])
     stage = stage_of(site, data, weights, bias)
-    return layer(site, part, bias_codes(bias, part.shape[2]), stage, "" if bias is None else bias.dtype, data, pads=False)
+    return layer(site, part, bias_codes(bias, part.shape[2]), stage, "" if bias is None else bias.dtype, data, turned=True)
 
 
 def spread(

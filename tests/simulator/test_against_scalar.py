@@ -1,0 +1,97 @@
+"""The vectorized simulator equals an independent one in plain Python integers, op by op, arithmetic by arithmetic."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from tests.builders import DTYPES
+from tests.simulator import scalar
+from tests.simulator.cases import CASES, Draw, random_inputs
+from tf_requant.errors import RequantError
+from tf_requant.numerics.arithmetic import Accumulator, AddStyle, Arithmetic, AveragePoolStyle, Requantizer, Stage
+from tf_requant.numerics.rounding import Rounding
+from tf_requant.pipeline.simulate import checked_model
+from tf_requant.simulator.mac import AccumulatorOverflow
+from tf_requant.simulator.profiles import NNA, PROFILES
+from tf_requant.simulator.simulator import Simulator
+from tf_requant.targets import builtin_targets, load_target
+
+
+def _variants() -> dict[str, Arithmetic]:
+    """Every profile and target, and arithmetics that no one of them has: each rounding, width, overflow and style."""
+    found = dict(PROFILES) | {name: load_target(name).arithmetic for name in builtin_targets()}
+    for r in Rounding:
+        once = (Stage("rest", r),)
+        found[f"shift {r.value}"] = replace(
+            NNA, requantizer=Requantizer("shift", 0, (-30, 31), once), add=AddStyle("shift_align", rounding=r)
+        )
+        found[f"16-bit multiplier {r.value}"] = replace(
+            NNA, requantizer=Requantizer("multiplier_shift", 16, (-30, 31), once), average_pool=AveragePoolStyle("multiply_shift", 15, r)
+        )
+        found[f"two stages {r.value}"] = replace(
+            NNA,
+            requantizer=Requantizer("multiplier_shift", 24, (-30, 31), (Stage(12, r), Stage("rest", Rounding.HALF_EVEN))),
+            add=AddStyle("tflite"),
+            average_pool=AveragePoolStyle("divide", 0, r),
+        )
+    float32 = Requantizer("float32", 0, stages=(Stage("rest", Rounding.HALF_EVEN),), scale_product="float32", ratio="float32")
+    narrow = {
+        "saturates at 16 bits": Accumulator(16, "saturate"),
+        "wraps at 16 bits in each step": Accumulator(16, "wrap", "each_step"),
+        "saturates at 18 bits in each step": Accumulator(18, "saturate", "each_step"),
+        "refuses beyond 17 bits": Accumulator(17, "error"),
+        "34 bits, 20 of them read": Accumulator(34, "saturate", "after_bias", 20),
+    }
+    found |= {name: replace(NNA, accumulator=a, pad="zero" if "wraps" in name else "zero_point") for name, a in narrow.items()}
+    table = AveragePoolStyle("reciprocal", 30, Rounding.HALF_UP, ((9, 7, 6), (4, 1, 2)))
+    found["pool table"] = replace(NNA, average_pool=table)
+    found["float32"] = replace(NNA, requantizer=float32, add=AddStyle("float32"))
+    found["float64"] = replace(NNA, requantizer=Requantizer("float64", 0, stages=(Stage("rest", Rounding.HALF_AWAY),)))
+    return found
+
+
+ARITHMETICS = _variants()
+
+
+def _compare(code: str, dtype: str, seed: int, arithmetic: Arithmetic) -> bool:
+    """One random model in both; whether both could run it."""
+    draw = Draw(seed, dtype, power_of_two=arithmetic.requantizer.kind == "shift" or seed % 2 == 0, symmetric=seed % 4 < 2)
+    try:
+        graph = checked_model(CASES[code](draw)).main
+    except RequantError:
+        return False  # TFLite has no such kernel
+    inputs = dict(zip(graph.inputs, random_inputs(seed, [graph.tensors[t] for t in graph.inputs])))
+    try:
+        expected = scalar.execute(graph, inputs, arithmetic)
+    except (NotImplementedError, ValueError):
+        return False
+    except OverflowError:
+        with pytest.raises(AccumulatorOverflow):
+            Simulator(graph, arithmetic, strict=True).run(inputs)
+        return True
+    simulator = Simulator(graph, arithmetic, strict=True, observe=seed % 5 == 4)
+    for index, codes in simulator.run(inputs).items():
+        np.testing.assert_array_equal(codes, expected[index], f"{code} {dtype} seed {seed} under {arithmetic}")
+    return True
+
+
+@pytest.mark.parametrize("name", ARITHMETICS)
+def test_every_op_equals_the_scalar_oracle(name: str) -> None:
+    ran = {
+        code
+        for number, code in enumerate(CASES)
+        for dtype in DTYPES
+        if _compare(code, dtype, 1000 * number + len(name), ARITHMETICS[name])
+    }
+    assert {"CONV_2D", "DEPTHWISE_CONV_2D", "ADD", "AVERAGE_POOL_2D", "MEAN", "CONCATENATION"} <= ran
+    assert len(ran) >= 30
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ARITHMETICS)
+@pytest.mark.parametrize("code", CASES)
+def test_every_op_equals_the_scalar_oracle_at_length(name: str, code: str) -> None:
+    for dtype in DTYPES:
+        for seed in range(20):
+            _compare(code, dtype, seed, ARITHMETICS[name])
