@@ -65,12 +65,13 @@ TFLITE_XNNPACK = Arithmetic(
 )
 """LiteRT 2.3.0's default resolver: float32, half to even, in the ops that XNNPACK takes."""
 
-TOSA = Arithmetic(
-    "tosa",
-    accumulator=Accumulator(32, "error"),
-    average_pool=AveragePoolStyle("reciprocal", 30, Rounding.HALF_UP),
-)
-"""TOSA 1.0's RESCALE with double rounding, as Arm's converter lowers TFLite to it."""
+TOSA = Arithmetic("tosa", accumulator=Accumulator(32, "error"))
+"""TOSA's RESCALE with double rounding, as Arm's converter lowers TFLite to it (tosa-converter-for-tflite 2026.2).
+
+Its one shift with 2^30 added by sign is TFLite's two roundings, also for FULLY_CONNECTED; every ratio is float64. Its
+AVG_POOL2D works on raw codes with the multiplier ((2^30 + 1) << k) / n, which is the division, rounded half away, for
+every 8-bit sum of up to 2999 taps (checked one by one).
+"""
 
 NNA = Arithmetic(
     "nna",
