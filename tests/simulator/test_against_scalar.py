@@ -70,9 +70,10 @@ def _compare(code: str, dtype: str, seed: int, arithmetic: Arithmetic) -> bool:
         with pytest.raises(AccumulatorOverflow):
             Simulator(graph, arithmetic, strict=True).run(inputs)
         return True
-    simulator = Simulator(graph, arithmetic, strict=True, observe=seed % 5 == 4)
-    for index, codes in simulator.run(inputs).items():
-        np.testing.assert_array_equal(codes, expected[index], f"{code} {dtype} seed {seed} under {arithmetic}")
+    for engine, observe in (("numpy", False), ("numpy", True), ("auto", False)):
+        simulator = Simulator(graph, arithmetic, strict=True, observe=observe, engine=engine)  # type: ignore[arg-type]
+        for index, codes in simulator.run(inputs).items():
+            np.testing.assert_array_equal(codes, expected[index], f"{code} {dtype} seed {seed} {engine} under {arithmetic}")
     return True
 
 

@@ -151,7 +151,9 @@ class Rescale:
         """The constants of some channels, one for each index."""
         if self.factor.size == 1:
             return self
-        return Rescale(self.requantizer, self.multiplier[index], self.shift[index], self.real[index])
+        if self.requantizer.kind in ("float32", "float64"):
+            return Rescale(self.requantizer, self.multiplier, self.shift, self.real[index])
+        return Rescale(self.requantizer, self.multiplier[index], self.shift[index], self.real)
 
     def apply(self, x: ArrayLike) -> NDArray[np.int64]:
         """round(x * M), before the zero point and the clamp.
@@ -168,19 +170,29 @@ class Rescale:
             return _integers(value.astype(np.float32) * self.real.astype(np.float32), last)
         if rule.kind == "float64":
             return _integers(value.astype(np.float64) * self.real, last)
-        drop = rule.multiplier_bits + self.shift
         if len(rule.stages) == 1:
-            return _scaled(value, self.multiplier, drop, last)
+            return _scaled(value, self.multiplier, rule.multiplier_bits + self.shift, last)
         # TFLite shifts left in the 32-bit register first, and loses what leaves it. Beyond 31 bits C leaves the
         # shift undefined; x86 takes the amount modulo 32, and real models (a degenerate scale) depend on it.
         left = np.maximum(-self.shift, 0) % _REGISTER
-        value = np.where(left > 0, wrap(value << left, _REGISTER), value)
-        drop = rule.multiplier_bits + np.maximum(self.shift, 0)
-        multiplier = self.multiplier
-        for stage in rule.stages:
-            bits = drop if stage.drop == "rest" else np.minimum(drop, int(stage.drop))
-            value, drop, multiplier = _scaled(value, multiplier, bits, stage.rounding), drop - bits, np.ones(1, np.int64)
+        if left.any():
+            value = np.where(left > 0, wrap(value << left, _REGISTER), value)
+        first, *others = self._drops
+        value = _scaled(value, self.multiplier, first, rule.stages[0].rounding)
+        for bits, stage in zip(others, rule.stages[1:]):
+            value = shift_right(value, bits, stage.rounding)
         return value
+
+    @cached_property
+    def _drops(self) -> tuple[NDArray[np.int64], ...]:
+        """The bits that each of several stages drops, scalar where all channels agree: a scalar shift is quicker."""
+        left = self.requantizer.multiplier_bits + np.maximum(self.shift, 0)
+        drops = []
+        for stage in self.requantizer.stages:
+            bits = left if stage.drop == "rest" else np.minimum(left, int(stage.drop))
+            drops.append(bits[0] if (bits == bits[0]).all() else bits)
+            left = left - bits
+        return tuple(np.asarray(d) for d in drops)
 
 
 def _scaled(
@@ -189,7 +201,9 @@ def _scaled(
     """round(value * multiplier / 2^drop), exact also where the product needs more than 64 bits."""
     left = max(-int(drop.min()), 0)
     if largest(value).bit_length() + largest(multiplier).bit_length() + left < _WIDEST_PRODUCT:
-        product = (value * multiplier) << np.maximum(-drop, 0)
+        product = value * multiplier
+        if left:
+            product <<= np.maximum(-drop, 0)
         return shift_right(product, np.maximum(drop, 0), rounding)
     return _scaled_wide(value, multiplier, drop, rounding)
 

@@ -18,10 +18,12 @@ from tf_requant.numerics.rounding import Rounding, round_half_even
 FLOAT32_EXACT = 2**24
 """Below it every integer, hence every partial sum of integers so bounded, is a float32."""
 FLOAT64_EXACT = 2**53
+BLOCK = 1 << 16
+"""Elements of a working block: it should stay in the second-level cache."""
 
 _HALVES = (Rounding.HALF_UP, Rounding.HALF_DOWN, Rounding.HALF_AWAY, Rounding.HALF_EVEN)
-_TOO_WIDE = 0.2
-"""A screen that would send more than about this share of the elements to the definition isn't worth it."""
+_TOO_WIDE = 0.04
+"""A screen sends twice this share of the elements to the definition; above it, the definition for all is sooner done."""
 _LANE = 768
 """Elements that the innermost loop should run over at least; narrower channel vectors are tiled to it."""
 
@@ -51,7 +53,7 @@ class OutputStage:
         """The codes of int64[..., C] accumulators, bias included."""
         codes = self.rescale.apply(accumulator)
         codes += self.zero_point
-        return np.asarray(codes.clip(self.low, self.high).astype(self.dtype))
+        return np.asarray(np.clip(codes, self.low, self.high, out=codes).astype(self.dtype))
 
 
 class Screen:
@@ -79,7 +81,9 @@ class Screen:
         else:
             self.threshold = 0.5 - self._doubt(factor, offset, bound)
         self._vectors = {1: self._typed(factor, offset, 1), self.tile: self._typed(factor, offset, self.tile)}
+        self.threshold = self.precision.type(self.threshold)
         self._scratch = np.empty((2, 0), self.precision)
+        self._pending: list[tuple[NDArray[Any], NDArray[np.int64], NDArray[Any]]] = []
 
     @staticmethod
     def serves(stage: OutputStage, bias: NDArray[np.int64], bound: NDArray[np.int64], precision: Any) -> bool:
@@ -92,7 +96,8 @@ class Screen:
             # TFLite's left shift may leave the register.
             if (((bound + np.abs(bias)).astype(np.float64) * 2.0**left) >= 2.0**31).any():
                 return False
-        return Screen(stage, bias, bound, precision).threshold >= 0.5 - _TOO_WIDE or rule.kind == "shift"
+        screen = Screen(stage, bias, bound, precision)
+        return screen.floor or screen.threshold >= 0.5 - _TOO_WIDE
 
     def _shifts_exactly(self, factor: NDArray[np.float64], bound: NDArray[np.int64]) -> bool:
         """Whether floor(acc * 2^-s + half) has no rounding error: one HALF_UP stage, powers of two, room for all bits."""
@@ -126,7 +131,7 @@ class Screen:
         return np.tile(factor, tile).astype(self.precision), np.tile(offset, tile).astype(self.precision)
 
     def apply(self, accumulator: NDArray[Any], out: NDArray[Any]) -> None:
-        """Writes the codes.
+        """Writes the codes; those in doubt only when `settle` is called.
 
         Args:
             accumulator: float32|float64[n, C], integral, without the bias; C-contiguous, left as it is.
@@ -157,10 +162,19 @@ class Screen:
         np.copyto(out, code, casting="unsafe")
         np.subtract(real, code, out=real)
         np.abs(real, out=real)
-        doubtful = np.flatnonzero(real > self.precision.type(self.threshold))
+        doubtful = np.flatnonzero(real > self.threshold)
         if doubtful.size:
-            channel = doubtful % self.bias.size
-            exact = accumulator.reshape(-1)[doubtful].astype(np.int64) + self.bias[channel]
-            stage = self.stage
-            codes = stage.rescale.channels(channel).apply(exact) + stage.zero_point
-            out.reshape(-1)[doubtful] = codes.clip(stage.low, stage.high)
+            self._pending.append((out.reshape(-1), doubtful, accumulator.reshape(-1)[doubtful]))
+
+    def settle(self) -> None:
+        """Computes what `apply` left in doubt, all at once, since each numpy call has a price of its own."""
+        if not self._pending:
+            return
+        parts, self._pending, stage = self._pending, [], self.stage
+        channel = np.concatenate([index for _, index, _ in parts]) % self.bias.size
+        exact = np.concatenate([values for *_, values in parts]).astype(np.int64) + self.bias[channel]
+        codes = (stage.rescale.channels(channel).apply(exact) + stage.zero_point).clip(stage.low, stage.high)
+        start = 0
+        for out, index, _ in parts:
+            out[index] = codes[start : start + index.size]
+            start += index.size

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 INT64_BITS = 64
+_LOWEST = np.iinfo(np.int64).min
 
 
 class Rounding(str, Enum):
@@ -120,10 +121,20 @@ def shift_right(x: ArrayLike, bits: ArrayLike, rounding: Rounding | str) -> NDAr
     if (drop > INT64_BITS).any():
         # Beyond 2^64 only the sign still matters, and +-1 / 2^64 rounds as any such quotient does.
         value, drop = np.where(drop > INT64_BITS, np.sign(value), value), np.minimum(drop, INT64_BITS)
-    quotient = np.asarray(value >> np.minimum(drop, INT64_BITS - 1))
     if rounding is Rounding.FLOOR:
-        return quotient
+        return np.asarray(value >> np.minimum(drop, INT64_BITS - 1))
+    if rounding in (Rounding.HALF_UP, Rounding.HALF_AWAY) and drop.all() and value.size and value.min() > _LOWEST:
+        return _half_up(value, drop) if rounding is Rounding.HALF_UP else _half_up(value + (value >> (INT64_BITS - 1)), drop)
+    quotient = np.asarray(value >> np.minimum(drop, INT64_BITS - 1))
     return np.asarray(quotient + _carry(value, drop, quotient, rounding))
+
+
+def _half_up(value: NDArray[np.int64], drop: NDArray[np.int64]) -> NDArray[np.int64]:
+    """floor(x / 2^bits + 1/2) for bits >= 1, keeping one bit for the half; of x - 1 where x < 0 it is HALF_AWAY."""
+    result = np.asarray(value >> (drop - 1))
+    result += 1
+    result >>= 1
+    return result
 
 
 def divide(x: ArrayLike, n: ArrayLike, rounding: Rounding | str) -> NDArray[np.int64]:

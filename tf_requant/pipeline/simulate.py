@@ -13,6 +13,7 @@ from tf_requant.model.verify import check
 from tf_requant.numerics.arithmetic import Arithmetic
 from tf_requant.pipeline.host import Host
 from tf_requant.pipeline.requantize import ModelSource, Result, TargetSource, load_model
+from tf_requant.simulator.engine import Engine
 from tf_requant.simulator.observe import Observation
 from tf_requant.simulator.profiles import PROFILES
 from tf_requant.simulator.simulator import Placed, Simulator
@@ -91,6 +92,7 @@ class Simulation:
         arithmetic: `tflite_ref`, `tosa`, `nna`, another profile's or a target's name, a target file, a `Target`.
         strict: refuse the ops that the arithmetic cannot run, instead of leaving them to the host.
         observe: count saturations, ties and accumulator bits; see `report`.
+        engine: "auto" (numba where it is installed), "numpy" or "numba"; the codes are the same.
 
     Raises:
         RequantError: the model, the arithmetic or an op cannot be used.
@@ -103,12 +105,18 @@ class Simulation:
         *,
         strict: bool = False,
         observe: bool = False,
+        engine: Engine = "auto",
     ) -> None:
         self.model = checked_model(model)
         self.arithmetic = load_arithmetic(arithmetic)
         self._host = Host(self.model)
         self._simulator = Simulator(
-            self.model.main, self.arithmetic, execute_host=None if strict else self._host, strict=strict, observe=observe
+            self.model.main,
+            self.arithmetic,
+            execute_host=None if strict else self._host,
+            strict=strict,
+            observe=observe,
+            engine=engine,
         )
         self.names = tensor_names(self.model.main)
 

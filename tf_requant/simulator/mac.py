@@ -8,6 +8,7 @@ then become in the declared register (wrap, saturate) is only looked at where th
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from tf_requant.errors import RequantError
 from tf_requant.model.quant import code_limits
 from tf_requant.numerics.arithmetic import Accumulator
 from tf_requant.numerics.integers import limits, saturate, signed_bits, wrap
-from tf_requant.numerics.output_stage import FLOAT32_EXACT, FLOAT64_EXACT, OutputStage, Screen
+from tf_requant.numerics.output_stage import BLOCK, FLOAT32_EXACT, FLOAT64_EXACT, OutputStage, Screen
 from tf_requant.simulator.observe import Observation
 
 
@@ -80,7 +81,10 @@ class Weights:
         return np.ascontiguousarray(self.filter.reshape(-1, self.filter.shape[2]).astype(self.precision))
 
 
-Products = Callable[[Any], NDArray[Any]]
+EXACT_BLOCK = 1 << 14
+"""Elements that the definition takes at a time: it makes many passes over int64."""
+DEPTH_FACTOR = 4
+"""How much larger a block of inputs may be: each is read once."""
 
 
 class Layer:
@@ -91,10 +95,16 @@ class Layer:
         stage: the output stage.
         accumulator: the register, with the width that this layer's bias type gives it.
         observation: what to count, or None.
+        fast: the compiled loops, or None.
     """
 
     def __init__(
-        self, weights: Weights, stage: OutputStage, accumulator: Accumulator, observation: Observation | None = None
+        self,
+        weights: Weights,
+        stage: OutputStage,
+        accumulator: Accumulator,
+        observation: Observation | None = None,
+        fast: ModuleType | None = None,
     ) -> None:
         self.weights, self.stage, self.observation = weights, stage, observation
         self.accumulator = accumulator
@@ -104,14 +114,22 @@ class Layer:
         fits = weights.worst_case <= limits(min(accumulator.bits, accumulator.output_bits or accumulator.bits))[1]
         self.overflows = not fits
         self.stepwise = accumulator.when == "each_step" and weights.worst_case > limits(accumulator.bits)[1]
-        self.screen: Screen | None = None
+        self.screen: Any = None
+        self.fast: ModuleType | None = None
         if fits and observation is None and weights.precision is not np.int64:
-            for precision in (np.float32, np.float64):
-                if np.dtype(precision).itemsize >= np.dtype(weights.precision).itemsize and Screen.serves(
-                    stage, weights.folded_bias, weights.raw_bound, precision
-                ):
-                    self.screen = Screen(stage, weights.folded_bias, weights.raw_bound, precision)
-                    break
+            self._quicken(fast)
+
+    def _quicken(self, fast: ModuleType | None) -> None:
+        """Chooses what turns sums into codes without computing each by the definition, if anything does."""
+        stage, bias, bound = self.stage, self.weights.folded_bias, self.weights.raw_bound
+        if fast is not None and fast.FastStage.serves(stage, bias, bound):
+            self.screen, self.fast = fast.FastStage(stage, bias), fast
+            return
+        for precision in (np.float32, np.float64):
+            wide_enough = np.dtype(precision).itemsize >= np.dtype(self.weights.precision).itemsize
+            if wide_enough and Screen.serves(stage, bias, bound, precision):
+                self.screen = Screen(stage, bias, bound, precision)
+                return
 
     @property
     def precision(self) -> Any:
@@ -133,7 +151,22 @@ class Layer:
         if self.screen is not None:
             self.screen.apply(sums, out)
         else:
-            self.finish_exact(sums.astype(np.int64) + self.weights.folded_bias, out)
+            step = max(1, EXACT_BLOCK // sums.shape[1])
+            for start in range(0, len(sums), step):
+                total = sums[start : start + step].astype(np.int64)
+                total += self.weights.folded_bias
+                self.finish_exact(total, out[start : start + step])
+
+    def settle(self) -> None:
+        """Ends a run over blocks: what their codes left in doubt is computed."""
+        if self.screen is not None:
+            self.screen.settle()
+
+    def rows(self, depth: int, outputs: int) -> int:
+        """How many rows of windows make a block that stays in the cache, in whole tiles of the output stage."""
+        step = max(1, min(BLOCK // outputs, DEPTH_FACTOR * BLOCK // depth))
+        tile = 1 if self.screen is None else self.screen.tile
+        return step // tile * tile or step
 
     def finish_exact(self, total: NDArray[np.int64], out: NDArray[Any]) -> None:
         """Writes the codes of whole sums, int64[n, outputs], bias included."""

@@ -11,6 +11,7 @@ from tf_requant.errors import RequantError, UnsupportedOpError, UsageError
 from tf_requant.model.graph import Graph
 from tf_requant.model.quant import code_limits
 from tf_requant.numerics.arithmetic import Arithmetic
+from tf_requant.simulator.engine import Engine, compiled
 from tf_requant.simulator.mac import AccumulatorOverflow
 from tf_requant.simulator.observe import Observation
 from tf_requant.simulator.ops import KERNELS
@@ -46,6 +47,7 @@ class Simulator:
         execute_host: runs the ops that no kernel here runs; without it they are refused.
         strict: refuse every op that the arithmetic itself cannot run.
         observe: count saturations, ties and accumulator bits (slower: everything is computed by the definition).
+        engine: what computes the layers; "auto" takes numba where it is installed.
 
     Raises:
         UnsupportedOpError: ops that cannot run, all of them in one message.
@@ -59,8 +61,10 @@ class Simulator:
         execute_host: ExecuteHost | None = None,
         strict: bool = False,
         observe: bool = False,
+        engine: Engine = "auto",
     ) -> None:
         self.graph, self.arithmetic = graph, arithmetic
+        self._fast = compiled(engine)
         self._execute_host = execute_host
         self.observations = {i: self._observation(i) for i in range(len(graph.ops))} if observe else {}
         self._kernels: list[Kernel] = []
@@ -79,7 +83,7 @@ class Simulator:
     @property
     def engine(self) -> str:
         """What computes the layers."""
-        return "numpy"
+        return "numpy" if self._fast is None else str(self._fast.NAME)
 
     def _observation(self, index: int) -> Observation:
         return Observation(index, self.graph.tensors[self.graph.ops[index].outputs[0]].name)
@@ -92,11 +96,11 @@ class Simulator:
             return self._host_kernel(index), Placed(index, "host", "the simulator has no such op")
         observation = self.observations.get(index)
         try:
-            return prepare(Site(self.graph, index, self.arithmetic, observation)), Placed(index, "device")
+            return prepare(Site(self.graph, index, self.arithmetic, observation, self._fast)), Placed(index, "device")
         except CannotRun as why:
             reason = str(why)
         try:
-            kernel = prepare(Site(self.graph, index, TFLITE_REF, observation))
+            kernel = prepare(Site(self.graph, index, TFLITE_REF, observation, self._fast))
             return kernel, Placed(index, "reference", reason)
         except CannotRun:
             return self._host_kernel(index), Placed(index, "host", reason)

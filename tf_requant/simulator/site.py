@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -12,16 +13,13 @@ from tf_requant.model.ops import Activation, fused_activation
 from tf_requant.model.quant import QuantParams, code_limits
 from tf_requant.numerics.arithmetic import Arithmetic, Requantizer
 from tf_requant.numerics.fixed_point import NotExpressible, Rescale, scale_ratio
-from tf_requant.numerics.output_stage import FLOAT64_EXACT, OutputStage, Screen
+from tf_requant.numerics.output_stage import BLOCK, FLOAT64_EXACT, OutputStage, Screen
 from tf_requant.numerics.rounding import Rounding, round_real
 from tf_requant.simulator.observe import Observation
 
 Arrays = Sequence[NDArray[Any] | None]
 Kernel = Callable[[Arrays], Sequence[NDArray[Any]]]
 """Codes in, codes out; an absent optional input is None."""
-
-BLOCK = 1 << 17
-"""Elements of a working block: it should stay in the second-level cache."""
 
 CODES = ("uint8", "int8", "int16")
 
@@ -45,12 +43,14 @@ class Site:
         index: which op it is.
         arithmetic: what the device does.
         observation: where to count, or None.
+        fast: the compiled loops, or None.
     """
 
     graph: Graph
     index: int
     arithmetic: Arithmetic
     observation: Observation | None = None
+    fast: ModuleType | None = None
 
     @property
     def op(self) -> Op:
@@ -156,6 +156,7 @@ class Site:
             out = np.empty(flat.shape, stage.dtype)
             for start in range(0, len(flat), BLOCK):
                 screen.apply(flat[start : start + BLOCK].astype(np.float64), out[start : start + BLOCK])
+            screen.settle()
             return out.reshape(accumulator.shape)
 
         return run

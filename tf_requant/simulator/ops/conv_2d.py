@@ -12,7 +12,7 @@ from tf_requant.model.quant import code_limits
 from tf_requant.numerics.output_stage import OutputStage
 from tf_requant.simulator.geometry import Geometry, dilations, strides
 from tf_requant.simulator.mac import Layer, Weights, register_of
-from tf_requant.simulator.site import BLOCK, Arrays, CannotRun, Kernel, Site, point, quant_of, scale
+from tf_requant.simulator.site import Arrays, CannotRun, Kernel, Site, point, quant_of, scale
 
 
 def prepare(site: Site) -> Kernel:
@@ -67,17 +67,19 @@ def _image(codes: NDArray[Any], layer: Layer, geometry: Geometry, out: NDArray[A
     dtype = layer.weights.dtype if layer.stepwise else layer.precision
     if geometry.kernel == (1, 1) and geometry.stride == (1, 1) and codes.shape[:2] == geometry.output:
         flat, width = codes.reshape(rows * columns, -1), codes.shape[2]
-        step = max(1, BLOCK // max(width, outputs))
+        step = layer.rows(width, outputs)
         target = out.reshape(-1, outputs)
         for start in range(0, flat.shape[0], step):
             layer.from_windows(flat[start : start + step].astype(dtype), target[start : start + step])
+        layer.settle()
         return
     windows = geometry.windows(geometry.pad(codes, layer.weights.pad, dtype))
     depth = windows.shape[2] * windows.shape[3] * windows.shape[4]
-    step = max(1, BLOCK // (columns * max(depth, outputs)))
+    step = max(1, layer.rows(depth, outputs) // columns)
     for start in range(0, rows, step):
         block = windows[start : start + step]
         layer.from_windows(block.reshape(-1, depth), out[start : start + step].reshape(-1, outputs))
+    layer.settle()
 
 
 def layer(
@@ -103,7 +105,7 @@ def layer(
     pad = 0 if site.arithmetic.pad == "zero" and not turned else point(data)
     low, high = code_limits(data.dtype)
     weights = Weights(filter_, bias, point(data), min(max(pad, low), high), data.dtype, turned)
-    return Layer(weights, stage, register_of(site.arithmetic.accumulator, bias_dtype), site.observation)
+    return Layer(weights, stage, register_of(site.arithmetic.accumulator, bias_dtype), site.observation, site.fast)
 
 
 def _groups(site: Site, weights: Tensor, bias: Tensor | None, data: Tensor) -> list[Layer]:

@@ -6,10 +6,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tf_requant.model.graph import Tensor
+from tf_requant.numerics.output_stage import BLOCK
 from tf_requant.simulator.geometry import Geometry
 from tf_requant.simulator.mac import Layer, hold
 from tf_requant.simulator.ops.conv_2d import bias_codes, filter_codes, geometry, layer, operands, stage_of
-from tf_requant.simulator.site import BLOCK, Arrays, CannotRun, Kernel, Site
+from tf_requant.simulator.site import Arrays, CannotRun, Kernel, Site
 
 
 def prepare(site: Site) -> Kernel:
@@ -60,6 +61,10 @@ def _image(codes: NDArray[Any], layer: Layer, geometry: Geometry, out: NDArray[A
     """One image, by blocks of rows: every tap is one multiply and one add of whole rows."""
     rows, columns = geometry.output
     channels, lane = out.shape[2], out.shape[1] * out.shape[2]
+    if layer.fast is not None:
+        padded = geometry.pad(codes, layer.weights.pad, codes.dtype)
+        layer.fast.depthwise(padded, layer.weights.filter[:, 0].astype(np.int32), geometry, layer.screen, out)
+        return
     dtype = np.int64 if layer.stepwise else layer.precision
     phases = _phases(geometry.pad(codes, layer.weights.pad, dtype), geometry.stride[1])
     taps = layer.weights.filter[:, 0]
@@ -79,6 +84,7 @@ def _image(codes: NDArray[Any], layer: Layer, geometry: Geometry, out: NDArray[A
             if t:
                 np.add(total[:count], product[:count], out=total[:count])
         layer.finish(total[:count].reshape(-1, channels), out[start : start + count].reshape(-1, channels))
+    layer.settle()
 
 
 def _phases(padded: NDArray[Any], stride: int) -> list[NDArray[Any]]:

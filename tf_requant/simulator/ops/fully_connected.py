@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from tf_requant.model.graph import Tensor
 from tf_requant.simulator.mac import Layer
 from tf_requant.simulator.ops.conv_2d import bias_codes, filter_codes, layer, operands, stage_of
-from tf_requant.simulator.site import BLOCK, Arrays, CannotRun, Kernel, Site
+from tf_requant.simulator.site import Arrays, CannotRun, Kernel, Site
 
 
 def prepare(site: Site) -> Kernel:
@@ -47,8 +47,9 @@ def connect(codes: NDArray[Any], layer: Layer) -> NDArray[Any]:
     """
     inputs, outputs = layer.weights.filter.shape[1:]
     result = np.empty((codes.shape[0], outputs), layer.stage.dtype)
-    step = max(1, BLOCK // max(inputs, outputs))
+    step = layer.rows(inputs, outputs)
     for start in range(0, len(codes), step):
         block = codes[start : start + step]
         layer.from_windows(block if layer.stepwise else block.astype(layer.precision), result[start : start + step])
+    layer.settle()
     return result
