@@ -76,7 +76,10 @@ def main() -> None:
             ("LiteRT BUILTIN_REF", reference),
             ("LiteRT default (XNNPACK)", _interpreter(source, inputs, ours.model, "litert", arguments.repeat)),
             (f"simulator tflite_ref ({ours.report.engine})", _best(lambda: ours.run(inputs, "all"), arguments.repeat)),
-            (f"simulator nna, nna_sym8_pow2 ({nna.report.engine})", _best(lambda: nna.run(nna_inputs, "all"), arguments.repeat)),
+            (
+                f"simulator nna, nna_sym8_pow2 ({nna.report.engine})",
+                _best(lambda: nna.run(nna_inputs, "all"), arguments.repeat),
+            ),
         ]
         for name, seconds in rows:
             print(f"{name:45} {1e3 * seconds:8.1f} ms   {seconds / reference:5.2f} of BUILTIN_REF")

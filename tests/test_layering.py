@@ -21,10 +21,11 @@ ALLOWED = {
     "corrections": MODEL | {"targets", "plan", "corrections"},
     "rewrite": MODEL | {"targets", "plan", "rewrite"},
     "report": MODEL | {"targets", "plan", "report"},
+    "simulator": MODEL | {"simulator"},
     "validation": MODEL | {"targets", "plan", "validation"},
     "sample": {"sample"},
 }
-THIRD_PARTY = {"numpy", "flatbuffers", "absl", "ai_edge_litert", "jsonschema", "PIL", "tqdm"}
+THIRD_PARTY = {"numpy", "flatbuffers", "absl", "ai_edge_litert", "jsonschema", "PIL", "tqdm", "numba"}
 LAZY = {"tensorflow", "apache_beam", "matplotlib", "jsonschema", "PIL", "tflite_runtime"}
 
 

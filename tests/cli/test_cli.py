@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import tf_requant
 from tf_requant import builtin_targets, requantize
 from tf_requant.cli.main import VERBS
-from tf_requant.sample import model_path
+from tf_requant.sample import evaluation_path, model_path
 
 SAMPLE = model_path()
 DATA = SAMPLE.read_bytes()
@@ -56,7 +57,7 @@ def test_no_verb_at_all_prints_the_overview_and_exits_2():
 
 
 def test_an_unknown_verb_exits_2_and_names_the_verbs():
-    assert_refused(run("quantize"), "'quantize' is not a verb; verbs are: requantize, inspect, validate, targets")
+    assert_refused(run("quantize"), "'quantize' is not a verb; verbs are: requantize, inspect, validate, simulate, targets")
 
 
 def test_a_misspelt_flag_exits_2_with_a_suggestion(tmp_path):
@@ -230,6 +231,46 @@ def test_an_output_that_is_no_tflite_file_exits_2(tmp_path):
 def test_a_malformed_wish_exits_2(tmp_path, flag, sentence):
     assert_refused(convert(tmp_path, flag), sentence)
     assert not (tmp_path / "out.tflite").exists()
+
+
+def simulate(tmp_path: Path, *more: object, data: object = None) -> subprocess.CompletedProcess[str]:
+    """`tf_requant simulate` of the sample on two images to out.npz in the test's folder."""
+    if data is None:
+        with np.load(evaluation_path()) as file:
+            np.save(tmp_path / "x.npy", file["images"][:2])
+        data = tmp_path / "x.npy"
+    return run("simulate", f"--model={SAMPLE}", f"--input={data}", f"--output={tmp_path / 'out.npz'}", *more)
+
+
+def test_a_simulation_exits_0_and_writes_what_the_python_call_gives(tmp_path):
+    done = simulate(tmp_path, "--all_tensors", "--arithmetic=nna")
+    assert done.returncode == 0, done.stderr
+    expected = tf_requant.simulate(SAMPLE, np.load(tmp_path / "x.npy"), arithmetic="nna", tensors="all")
+    with np.load(tmp_path / "out.npz") as file:
+        assert sorted(file.files) == sorted(expected)
+        assert all(np.array_equal(file[name], codes) for name, codes in expected.items())
+
+
+def test_a_simulation_that_is_observed_prints_what_it_counted(tmp_path):
+    done = simulate(tmp_path, "--observe", "--arithmetic=nna_sym8_pow2", "--strict=false")
+    assert done.returncode == 0 and "accumulator: " in done.stdout and "bits at worst" not in done.stderr
+
+
+def test_an_unknown_arithmetic_exits_2_and_names_the_known_ones(tmp_path):
+    assert_refused(simulate(tmp_path, "--arithmetic=nnna"), "expected one of tflite_ref, ")
+    assert not (tmp_path / "out.npz").exists()
+
+
+def test_a_simulation_leaves_an_existing_output_alone(tmp_path):
+    (tmp_path / "out.npz").write_bytes(b"mine")
+    assert_refused(simulate(tmp_path), "pass --overwrite to replace it")
+    assert (tmp_path / "out.npz").read_bytes() == b"mine"
+
+
+def test_data_that_does_not_fit_the_model_exits_2(tmp_path):
+    np.save(tmp_path / "wrong.npy", np.zeros((2, 5, 5, 3), np.uint8))
+    assert_refused(simulate(tmp_path, data=tmp_path / "wrong.npy"), "takes uint8 codes")
+    assert_refused(simulate(tmp_path, data=tmp_path / "absent.npy"), "absent.npy")
 
 
 def test_targets_as_json_is_one_document_and_nothing_else():

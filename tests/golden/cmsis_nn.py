@@ -60,12 +60,18 @@ class Case:
     def geometry(self) -> Geometry:
         image = (int(self["INPUT_H"]), int(self["INPUT_W"]))
         size = (int(self["OUTPUT_H"]), int(self["OUTPUT_W"]))
-        return Geometry.of(image, self.pair("FILTER"), self.pair("STRIDE"), self.pair("DILATION"), self.pair("PAD"), size)
+        return Geometry.of(
+            image, self.pair("FILTER"), self.pair("STRIDE"), self.pair("DILATION"), self.pair("PAD"), size
+        )
 
     def stage(self, multiplier: Any, shift: Any) -> OutputStage:
         rescale = Rescale.of_integers(multiplier, shift, Requantizer())
-        if self.arrays.get("biases", np.zeros(0)).dtype == np.int64 or (self.dtype == "int16" and "weights" in self.arrays):
-            rescale = Rescale.of_integers(narrowed(multiplier), shift, Requantizer(multiplier_bits=15, stages=(Stage("rest", Rounding.HALF_UP),)))
+        if self.arrays.get("biases", np.zeros(0)).dtype == np.int64 or (
+            self.dtype == "int16" and "weights" in self.arrays
+        ):
+            rescale = Rescale.of_integers(
+                narrowed(multiplier), shift, Requantizer(multiplier_bits=15, stages=(Stage("rest", Rounding.HALF_UP),))
+            )
         low, high = int(self["OUT_ACTIVATION_MIN"]), int(self["OUT_ACTIVATION_MAX"])
         return OutputStage(rescale, int(self["OUTPUT_OFFSET"]), low, high, self.dtype)
 
@@ -81,7 +87,11 @@ def conv(case: Case) -> NDArray[Any]:
     stage = case.stage(case.arrays["output_mult"], case.arrays["output_shift"])
     each = outputs * weights.shape[2] // int(case["IN_CH"])
     groups = [
-        case.layer(weights[i : i + each].transpose(1, 2, 0), conv_2d.channels(stage, np.arange(i, i + each)), slice(i, i + each))
+        case.layer(
+            weights[i : i + each].transpose(1, 2, 0),
+            conv_2d.channels(stage, np.arange(i, i + each)),
+            slice(i, i + each),
+        )
         for i in range(0, outputs, each)
     ]
     return conv_2d.convolve(case.image(), groups, case.geometry())
@@ -104,7 +114,9 @@ def transposed(case: Case) -> NDArray[Any]:
 
 def connected(case: Case) -> NDArray[Any]:
     depth = int(case["ACCUMULATION_DEPTH"])
-    weights = case.arrays["weights"].reshape(int(case["OUT_CH"]), depth).T[None].astype(np.int64) + int(case.get("FILTER_OFFSET", 0))
+    weights = case.arrays["weights"].reshape(int(case["OUT_CH"]), depth).T[None].astype(np.int64) + int(
+        case.get("FILTER_OFFSET", 0)
+    )
     layer = case.layer(weights, case.stage(case["OUTPUT_MULTIPLIER"], case["OUTPUT_SHIFT"]))
     return fully_connected.connect(case.arrays["input"].reshape(-1, depth), layer)
 

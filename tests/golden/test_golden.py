@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import numpy as np
-from tests.golden.cmsis_nn import UNSUPPORTED, Case, kind_of
 
 import tf_requant
+from tests.golden.cmsis_nn import UNSUPPORTED, Case, kind_of
 from tf_requant.pipeline.simulate import checked_model
 
 

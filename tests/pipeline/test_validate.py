@@ -49,10 +49,30 @@ def test_an_illegal_model_fails() -> None:
 
 
 def test_what_cannot_be_compared_is_refused(candidate: bytes, shared) -> None:  # noqa: ANN001
-    with pytest.raises(UsageError, match="simulator"):
-        tf_requant.validate(candidate, reference=model_path(), data=evaluation_path(), against=("sim",))
     with pytest.raises(UsageError, match="known are"):
         tf_requant.validate(candidate, reference=model_path(), data=evaluation_path(), against=("lite",))
     other = shared / "models/mobilenet_v1_0.25_128_quant.tflite"
     with pytest.raises(CalibrationError, match="right reference"):
         tf_requant.validate(candidate, reference=other, data=np.zeros((1, 128, 128, 3), np.uint8))
+
+
+def test_the_simulator_is_a_backend_and_is_proved_exact() -> None:
+    candidate = tf_requant.requantize(model_path(), target="nna_sym8_pow2").model_bytes
+    check = tf_requant.validate(
+        candidate, reference=model_path(), data=evaluation_path(), target="nna_sym8_pow2", against=("litert_ref", "sim"), layers=2
+    )
+    assert list(check.quality) == ["litert_ref", "sim"] and check.exactness is not None
+    assert check.exactness.first is None and check.exactness.mismatches == 0 and check.exactness.samples == 2
+    assert check.exactness.elements > 100_000
+    assert check.to_dict()["exactness"]["arithmetic"] == "tflite_ref"
+    assert "0 of" in str(check) and check.passed
+
+
+def test_the_simulated_candidate_runs_its_target_s_arithmetic() -> None:
+    candidate = tf_requant.requantize(model_path(), target="nna_sym8").model_bytes
+    plain, own = (
+        tf_requant.validate(candidate, reference=model_path(), data=evaluation_path(), target=target, against=("sim",), layers=0)
+        for target in (None, "nna_sym8")
+    )
+    # nna averages with a 15-bit reciprocal and rounds once, so that some outputs move.
+    assert plain.quality["sim"].sqnr != own.quality["sim"].sqnr

@@ -130,7 +130,9 @@ def depthwise(d: Draw) -> bytes:
     data, filter_ = d.tensor([batch, h, w, depth]), d.filter([1, kh, kw, depth * multiplier], 3)
     bias, _ = d.bias(data, filter_, depth * multiplier)
     if d.dtype == "int16":  # the kernel takes no other
-        bias = d.builder.tensor([depth * multiplier], "int64", d.scale_of(bias), 0, d.random.integers(-(2**20), 2**20, depth * multiplier))
+        bias = d.builder.tensor(
+            [depth * multiplier], "int64", d.scale_of(bias), 0, d.random.integers(-(2**20), 2**20, depth * multiplier)
+        )
     deviation = d.scale_of(data)[0] * d.scale_of(filter_) * _SPREAD[d.dtype] * 74 * (kh * kw) ** 0.5
     output = d.tensor([batch, *edges, depth * multiplier], d.aimed(deviation))
     fields |= {"fusedActivationFunction": d.one(_ACTIVATIONS), "depthMultiplier": multiplier}
@@ -162,7 +164,9 @@ def transposed(d: Draw) -> bytes:
     bias, _ = d.bias(data, filter_, outputs)
     if d.dtype == "int16":
         bias = d.builder.tensor([outputs], "int64", d.scale_of(bias), 0, d.random.integers(-(2**20), 2**20, outputs))
-    deviation = d.scale_of(data)[0] * d.scale_of(filter_) * _SPREAD[d.dtype] * 74 * (kernel[0] * kernel[1] * depth) ** 0.5
+    deviation = (
+        d.scale_of(data)[0] * d.scale_of(filter_) * _SPREAD[d.dtype] * 74 * (kernel[0] * kernel[1] * depth) ** 0.5
+    )
     output = d.tensor([1, *edges, outputs], d.aimed(deviation))
     fields = {"strideH": stride[0], "strideW": stride[1], "padding": padding}
     d.builder.op("TRANSPOSE_CONV", [shape, filter_, data, bias], [output], "TransposeConvOptions", 3, **fields)
@@ -186,7 +190,9 @@ def elementwise(code: str) -> Callable[[Draw], bytes]:
         fields: dict[str, Any] = {"fusedActivationFunction": d.one(_ACTIVATIONS)}
         if code != "MUL":
             fields["potScaleInt16"] = False
-        d.builder.op(code, [first, second], [output], f"{code.capitalize()}Options", version_of(code, d.dtype), **fields)
+        d.builder.op(
+            code, [first, second], [output], f"{code.capitalize()}Options", version_of(code, d.dtype), **fields
+        )
         return d.finish([first, second], [output])
 
     return build
@@ -224,7 +230,9 @@ def mean(d: Draw) -> bytes:
     result = [1 if i in axes else n for i, n in enumerate(shape) if keep or i not in axes]
     same = d.chance(0.4)
     output = d.like(result, data) if same else d.tensor(result, d.aimed(d.scale_of(data)[0] * _SPREAD[d.dtype]))
-    d.builder.op("MEAN", [data, d.builder.integers(axes)], [output], "ReducerOptions", version_of("MEAN", d.dtype), keepDims=keep)
+    d.builder.op(
+        "MEAN", [data, d.builder.integers(axes)], [output], "ReducerOptions", version_of("MEAN", d.dtype), keepDims=keep
+    )
     return d.finish([data], [output])
 
 
@@ -251,14 +259,19 @@ def prelu(d: Draw) -> bytes:
     data = d.tensor(shape)
     low, high = code_limits(d.dtype)
     codes = d.random.integers(low, high + 1, [1, 1, shape[3]])
-    slope = d.builder.tensor([1, 1, shape[3]], d.dtype, float(d.rounded(2.0 ** d.random.uniform(-9, -6))), d.point(), codes)
+    slope = d.builder.tensor(
+        [1, 1, shape[3]], d.dtype, float(d.rounded(2.0 ** d.random.uniform(-9, -6))), d.point(), codes
+    )
     output = d.tensor(shape, d.aimed(d.scale_of(data)[0] * _SPREAD[d.dtype]))
     d.builder.op("PRELU", [data, slope], [output])
     return d.finish([data], [output])
 
 
 def requantized(d: Draw) -> bytes:
-    shape, other = [1, d.any(1, 200)], d.one([t for t in DTYPES if (d.dtype, t) not in (("int16", "uint8"), ("uint8", "int16"))])
+    shape, other = (
+        [1, d.any(1, 200)],
+        d.one([t for t in DTYPES if (d.dtype, t) not in (("int16", "uint8"), ("uint8", "int16"))]),
+    )
     data = d.tensor(shape)
     target = Draw(d.any(0, 2**31), other, d.power_of_two, d.symmetric)
     output = d.builder.tensor(shape, other, target.aimed(d.scale_of(data)[0] * _SPREAD[d.dtype]), target.point())
@@ -271,7 +284,9 @@ def concatenated(d: Draw) -> bytes:
     output = d.tensor([*rest, sum(parts)])
     mixed = d.dtype == "uint8" and not d.power_of_two
     tensors = [d.tensor([*rest, n]) if mixed and d.chance(0.7) else d.like([*rest, n], output) for n in parts]
-    d.builder.op("CONCATENATION", tensors, [output], "ConcatenationOptions", version_of("CONCATENATION", d.dtype), axis=3)
+    d.builder.op(
+        "CONCATENATION", tensors, [output], "ConcatenationOptions", version_of("CONCATENATION", d.dtype), axis=3
+    )
     return d.finish(tensors, [output])
 
 
@@ -283,7 +298,10 @@ def resized(code: str) -> Callable[[Draw], bytes]:
         output = d.like([batch, *size, depth], data)
         align = d.chance(0.3)
         fields = {"alignCorners": align, "halfPixelCenters": not align and d.chance(0.5)}
-        options = {"RESIZE_BILINEAR": "ResizeBilinearOptions", "RESIZE_NEAREST_NEIGHBOR": "ResizeNearestNeighborOptions"}[code]
+        options = {
+            "RESIZE_BILINEAR": "ResizeBilinearOptions",
+            "RESIZE_NEAREST_NEIGHBOR": "ResizeNearestNeighborOptions",
+        }[code]
         version = max(version_of(code, d.dtype), 3)
         d.builder.op(code, [data, d.builder.integers(size)], [output], options, version, **fields)
         return d.finish([data], [output])
@@ -292,7 +310,11 @@ def resized(code: str) -> Callable[[Draw], bytes]:
 
 
 def moved(
-    code: str, options: str, draw: Callable[[Draw], tuple[list[int], list[int], list[Any], dict[str, Any]]], first: bool = False, outputs: int = 1
+    code: str,
+    options: str,
+    draw: Callable[[Draw], tuple[list[int], list[int], list[Any], dict[str, Any]]],
+    first: bool = False,
+    outputs: int = 1,
 ) -> Callable[[Draw], bytes]:
     """An op on raw codes: `draw` gives (shape, output shape, constant parameters, options)."""
 
@@ -379,7 +401,11 @@ CASES: dict[str, Build] = {
     **{code: mapped(code) for code in ("LOGISTIC", "TANH")},
     "SOFTMAX": mapped("SOFTMAX", "SoftmaxOptions", beta=lambda d: d.one([0.3, 1.0, 1.0, 2.0])),
     "HARD_SWISH": mapped("HARD_SWISH"),
-    "LEAKY_RELU": mapped("LEAKY_RELU", "LeakyReluOptions", alpha=lambda d: d.one([0.5, 0.25] if d.power_of_two else [0.1, 0.2, -0.3, 1.7, 0.5])),
+    "LEAKY_RELU": mapped(
+        "LEAKY_RELU",
+        "LeakyReluOptions",
+        alpha=lambda d: d.one([0.5, 0.25] if d.power_of_two else [0.1, 0.2, -0.3, 1.7, 0.5]),
+    ),
     **{code: mapped(code) for code in ("RELU", "RELU6", "RELU_N1_TO_1")},
     **{code: resized(code) for code in ("RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR")},
     "PAD": moved("PAD", "PadOptions", _padding),
@@ -393,12 +419,26 @@ CASES: dict[str, Build] = {
     "SQUEEZE": moved("SQUEEZE", "SqueezeOptions", _squeezed),
     "EXPAND_DIMS": moved("EXPAND_DIMS", "ExpandDimsOptions", lambda d: ([2, 3], [2, 1, 3], [[1]], {})),
     "SPLIT": moved("SPLIT", "SplitOptions", lambda d: ([2, 6, 3], [2, 2, 3], [[1]], {"numSplits": 3}), True, 3),
-    "SPLIT_V": moved("SPLIT_V", "SplitVOptions", lambda d: ([2, 6, 3], [2, 2, 3], [[2, -1, 2], [1]], {"numSplits": 3}), False, 3),
+    "SPLIT_V": moved(
+        "SPLIT_V", "SplitVOptions", lambda d: ([2, 6, 3], [2, 2, 3], [[2, -1, 2], [1]], {"numSplits": 3}), False, 3
+    ),
     "UNPACK": moved("UNPACK", "UnpackOptions", lambda d: ([2, 3, 4], [2, 4], [], {"num": 3, "axis": 1}), False, 3),
-    "DEPTH_TO_SPACE": moved("DEPTH_TO_SPACE", "DepthToSpaceOptions", lambda d: ([1, 2, 3, 8], [1, 4, 6, 2], [], {"blockSize": 2})),
-    "SPACE_TO_DEPTH": moved("SPACE_TO_DEPTH", "SpaceToDepthOptions", lambda d: ([1, 4, 6, 2], [1, 2, 3, 8], [], {"blockSize": 2})),
-    "SPACE_TO_BATCH_ND": moved("SPACE_TO_BATCH_ND", "SpaceToBatchNDOptions", lambda d: ([1, 3, 6, 2], [6, 2, 2, 2], [[2, 3], [[0, 1], [0, 0]]], {})),
-    "BATCH_TO_SPACE_ND": moved("BATCH_TO_SPACE_ND", "BatchToSpaceNDOptions", lambda d: ([6, 2, 2, 2], [1, 3, 6, 2], [[2, 3], [[0, 1], [0, 0]]], {})),
+    "DEPTH_TO_SPACE": moved(
+        "DEPTH_TO_SPACE", "DepthToSpaceOptions", lambda d: ([1, 2, 3, 8], [1, 4, 6, 2], [], {"blockSize": 2})
+    ),
+    "SPACE_TO_DEPTH": moved(
+        "SPACE_TO_DEPTH", "SpaceToDepthOptions", lambda d: ([1, 4, 6, 2], [1, 2, 3, 8], [], {"blockSize": 2})
+    ),
+    "SPACE_TO_BATCH_ND": moved(
+        "SPACE_TO_BATCH_ND",
+        "SpaceToBatchNDOptions",
+        lambda d: ([1, 3, 6, 2], [6, 2, 2, 2], [[2, 3], [[0, 1], [0, 0]]], {}),
+    ),
+    "BATCH_TO_SPACE_ND": moved(
+        "BATCH_TO_SPACE_ND",
+        "BatchToSpaceNDOptions",
+        lambda d: ([6, 2, 2, 2], [1, 3, 6, 2], [[2, 3], [[0, 1], [0, 0]]], {}),
+    ),
     "REVERSE_V2": moved("REVERSE_V2", "ReverseV2Options", lambda d: ([2, 3, 4], [2, 3, 4], [[1]], {})),
     "REDUCE_MAX": moved("REDUCE_MAX", "ReducerOptions", lambda d: ([2, 3, 4], [2, 4], [[1]], {"keepDims": False})),
     "REDUCE_MIN": moved("REDUCE_MIN", "ReducerOptions", lambda d: ([2, 3, 4], [2, 1, 4], [[1]], {"keepDims": True})),

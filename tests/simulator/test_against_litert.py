@@ -122,7 +122,9 @@ def test_every_tensor_of_a_small_net_equals_the_reference(reference: Interpreter
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_every_tensor_of_a_real_model_equals_the_reference(reference: InterpreterProcess, shared: Path, name: str) -> None:
+def test_every_tensor_of_a_real_model_equals_the_reference(
+    reference: InterpreterProcess, shared: Path, name: str
+) -> None:
     model = checked_model(shared / f"models/{name}.tflite")
     reference.load(write(model), preserve_all=True)
     inputs = [codes_for(model, kind) for kind in ("random", "minimum", "maximum", "constant")]

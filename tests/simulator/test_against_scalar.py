@@ -27,15 +27,21 @@ def _variants() -> dict[str, Arithmetic]:
             NNA, requantizer=Requantizer("shift", 0, (-30, 31), once), add=AddStyle("shift_align", rounding=r)
         )
         found[f"16-bit multiplier {r.value}"] = replace(
-            NNA, requantizer=Requantizer("multiplier_shift", 16, (-30, 31), once), average_pool=AveragePoolStyle("multiply_shift", 15, r)
+            NNA,
+            requantizer=Requantizer("multiplier_shift", 16, (-30, 31), once),
+            average_pool=AveragePoolStyle("multiply_shift", 15, r),
         )
         found[f"two stages {r.value}"] = replace(
             NNA,
-            requantizer=Requantizer("multiplier_shift", 24, (-30, 31), (Stage(12, r), Stage("rest", Rounding.HALF_EVEN))),
+            requantizer=Requantizer(
+                "multiplier_shift", 24, (-30, 31), (Stage(12, r), Stage("rest", Rounding.HALF_EVEN))
+            ),
             add=AddStyle("tflite"),
             average_pool=AveragePoolStyle("divide", 0, r),
         )
-    float32 = Requantizer("float32", 0, stages=(Stage("rest", Rounding.HALF_EVEN),), scale_product="float32", ratio="float32")
+    float32 = Requantizer(
+        "float32", 0, stages=(Stage("rest", Rounding.HALF_EVEN),), scale_product="float32", ratio="float32"
+    )
     narrow = {
         "saturates at 16 bits": Accumulator(16, "saturate"),
         "wraps at 16 bits in each step": Accumulator(16, "wrap", "each_step"),
@@ -43,7 +49,9 @@ def _variants() -> dict[str, Arithmetic]:
         "refuses beyond 17 bits": Accumulator(17, "error"),
         "34 bits, 20 of them read": Accumulator(34, "saturate", "after_bias", 20),
     }
-    found |= {name: replace(NNA, accumulator=a, pad="zero" if "wraps" in name else "zero_point") for name, a in narrow.items()}
+    found |= {
+        name: replace(NNA, accumulator=a, pad="zero" if "wraps" in name else "zero_point") for name, a in narrow.items()
+    }
     table = AveragePoolStyle("reciprocal", 30, Rounding.HALF_UP, ((9, 7, 6), (4, 1, 2)))
     found["pool table"] = replace(NNA, average_pool=table)
     found["float32"] = replace(NNA, requantizer=float32, add=AddStyle("float32"))
@@ -56,7 +64,9 @@ ARITHMETICS = _variants()
 
 def _compare(code: str, dtype: str, seed: int, arithmetic: Arithmetic) -> bool:
     """One random model in both; whether both could run it."""
-    draw = Draw(seed, dtype, power_of_two=arithmetic.requantizer.kind == "shift" or seed % 2 == 0, symmetric=seed % 4 < 2)
+    draw = Draw(
+        seed, dtype, power_of_two=arithmetic.requantizer.kind == "shift" or seed % 2 == 0, symmetric=seed % 4 < 2
+    )
     try:
         graph = checked_model(CASES[code](draw)).main
     except RequantError:
@@ -73,7 +83,9 @@ def _compare(code: str, dtype: str, seed: int, arithmetic: Arithmetic) -> bool:
     for engine, observe in (("numpy", False), ("numpy", True), ("auto", False)):
         simulator = Simulator(graph, arithmetic, strict=True, observe=observe, engine=engine)  # type: ignore[arg-type]
         for index, codes in simulator.run(inputs).items():
-            np.testing.assert_array_equal(codes, expected[index], f"{code} {dtype} seed {seed} {engine} under {arithmetic}")
+            np.testing.assert_array_equal(
+                codes, expected[index], f"{code} {dtype} seed {seed} {engine} under {arithmetic}"
+            )
     return True
 
 

@@ -22,7 +22,7 @@ def define(values: absl_flags.FlagValues) -> None:
     text("reference", None, "The source that it came from.", flag_values=values)
     text("data", None, "A folder of images, .npy, .npz or TFRecord.", flag_values=values)
     text("target", None, "A built-in target's name or a target .json file that the candidate has to obey.", flag_values=values)
-    backends = "Interpreters: litert, litert_ref, litert_opt, tflite_runtime, tf."
+    backends = "Interpreters: litert, litert_ref, litert_opt, tflite_runtime, tf; sim, the simulator."
     absl_flags.DEFINE_list("against", ["litert"], backends, flag_values=values)
     number("min_agreement", None, "The least top-1 agreement, 0 to 1.", 0, 1, flag_values=values)
     number("max_top1_drop", None, "The largest loss of top-1, in points.", flag_values=values)

@@ -102,7 +102,7 @@ class FixedPoint:
         return np.where(a == 0, 1 << (self.bits - 2), result)
 
     def tanh(self, a: Ints, integer_bits: int) -> Ints:
-        """tanh(a); the result has no integer bits."""
+        """The hyperbolic tangent of a; the result has no integer bits."""
         # exp(-2 |a|) is the same raw value read with one integer bit more.
         x = self._reciprocal(self._half_of_one_plus(self.exp_of_negative(-np.abs(a), integer_bits + 1)))
         size = self.shift(x - (1 << (self.bits - 3)), 2)

@@ -58,5 +58,5 @@ def signed_bits(low: int, high: int) -> int:
 
 
 def largest(x: NDArray[Any]) -> int:
-    """max |x| as a Python integer; 0 of nothing."""
+    """Max |x| as a Python integer; 0 of nothing."""
     return max(abs(int(x.min())), abs(int(x.max()))) if x.size else 0

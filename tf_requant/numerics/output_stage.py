@@ -102,7 +102,11 @@ class Screen:
     def _shifts_exactly(self, factor: NDArray[np.float64], bound: NDArray[np.int64]) -> bool:
         """Whether floor(acc * 2^-s + half) has no rounding error: one HALF_UP stage, powers of two, room for all bits."""
         rule, mantissa = self.stage.rescale.requantizer, 2 ** (24 if self.precision == np.float32 else 53)
-        if len(rule.stages) > 1 or rule.stages[0].rounding is not Rounding.HALF_UP or rule.kind not in ("shift", "multiplier_shift"):
+        if (
+            len(rule.stages) > 1
+            or rule.stages[0].rounding is not Rounding.HALF_UP
+            or rule.kind not in ("shift", "multiplier_shift")
+        ):
             return False
         if (np.frexp(factor)[0] != 0.5).any():
             return False
@@ -122,7 +126,9 @@ class Screen:
             left = rule.multiplier_bits + np.maximum(stage.rescale.shift, 0)
             for part in rule.stages[:-1]:
                 left = np.maximum(left - (0 if part.drop == "rest" else int(part.drop)), 0)
-                error = error + np.where(left > 0, 2.0 ** -left.astype(np.float64), 0) * (0.5 if part.rounding in _HALVES else 1)
+                error = error + np.where(left > 0, 2.0 ** -left.astype(np.float64), 0) * (
+                    0.5 if part.rounding in _HALVES else 1
+                )
         elif rule.kind == "float64":
             error = error + 2.0**-50 * (bound + np.abs(self.bias)) * factor
         return float(np.max(error)) * (1 + 2.0**-10)

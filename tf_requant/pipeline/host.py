@@ -50,9 +50,12 @@ class Host:
                 self._process.load(self._alone(graph, index, arrays))
                 self._loaded = (index, shapes)
             details = self._process.details()
-            fed = {t: a for t, a in zip(graph.ops[index].inputs, arrays) if t >= 0 and a is not None and graph.tensors[t].data is None}
+            computed = [
+                (t, a) for t, a in zip(graph.ops[index].inputs, arrays) if t >= 0 and graph.tensors[t].data is None
+            ]
+            fed = [a for a in dict(computed).values() if a is not None]
             # One sample: the leading axis counts samples.
-            inputs = {d.index: a[None] for d, a in zip(details.inputs, fed.values())}
+            inputs: dict[str | int, NDArray[Any]] = {d.index: a[None] for d, a in zip(details.inputs, fed)}
             outputs = self._process.run(inputs)
         except InterpreterError as error:
             self.close()
@@ -65,10 +68,8 @@ class Host:
         used = list(dict.fromkeys(t for t in (*op.inputs, *op.outputs, *op.intermediates) if t >= 0))
         place = {old: new for new, old in enumerate(used)}
         shape = {t: a.shape for t, a in zip(op.inputs, arrays) if t >= 0 and a is not None}
-        tensors = tuple(
-            graph.tensors[t] if graph.tensors[t].data is not None else graph.tensors[t].with_(shape=shape.get(t, graph.tensors[t].shape))
-            for t in used
-        )
+        named = ((i, graph.tensors[i]) for i in used)
+        tensors = tuple(t if t.data is not None else t.with_(shape=shape.get(i, t.shape)) for i, t in named)
         moved = op.with_(
             inputs=tuple(place.get(t, -1) for t in op.inputs),
             outputs=tuple(place[t] for t in op.outputs),
@@ -78,4 +79,3 @@ class Host:
         single = graph.with_(tensors=tensors, ops=(moved,), inputs=fed, outputs=moved.outputs)
         alone = self._model.with_(graphs=(single, *self._model.graphs[1:]), signatures=(), metadata={})
         return tflite_writer.write(alone)
-

@@ -14,7 +14,9 @@ def input_specs(model: Model) -> tuple[InputSpec, ...]:
     specs = []
     for t in model.main.inputs:
         tensor = model.main.tensors[t]
-        scale, zero_point = (0.0, 0) if tensor.quant is None else (float(tensor.quant.scale[0]), int(tensor.quant.zero_point[0]))
+        scale, zero_point = (
+            (0.0, 0) if tensor.quant is None else (float(tensor.quant.scale[0]), int(tensor.quant.zero_point[0]))
+        )
         specs.append(InputSpec(tensor.name, tensor.shape, tensor.dtype, scale, zero_point))
     return tuple(specs)
 

@@ -58,7 +58,9 @@ class SimulationReport:
     def to_dict(self) -> dict[str, Any]:
         """As JSON-ready values."""
         elsewhere = [
-            {"op_index": p.op_index, "op": where, "runs": p.where, "reason": p.reason} for where, p in self.placed if p.where != "device"
+            {"op_index": p.op_index, "op": where, "runs": p.where, "reason": p.reason}
+            for where, p in self.placed
+            if p.where != "device"
         ]
         return {
             "arithmetic": self.arithmetic,
@@ -71,12 +73,16 @@ class SimulationReport:
     def __str__(self) -> str:
         """How it ran first, then what left the device, then the layers that saturate or come near their width."""
         device = sum(p.where == "device" for _, p in self.placed)
-        lines = [f"arithmetic {self.arithmetic}, engine {self.engine}: {device} of {len(self.placed)} ops on the device"]
+        lines = [
+            f"arithmetic {self.arithmetic}, engine {self.engine}: {device} of {len(self.placed)} ops on the device"
+        ]
         lines += [f"  {p.where}: {where}: {p.reason}" for where, p in self.placed if p.where != "device"]
         for o in self.observations:
             counts = [f"{o.saturated} saturated", f"{o.ties} ties"] if o.elements else []
             if o.register_bits is not None:
-                counts.append(f"accumulator: {o.observed_bits} bits seen, {o.worst_case_bits} at worst, {o.register_bits} there")
+                counts.append(
+                    f"accumulator: {o.observed_bits} bits seen, {o.worst_case_bits} at worst, {o.register_bits} there"
+                )
             if o.overflowed:
                 counts.append(f"{o.overflowed} sums overflowed")
             if counts:
@@ -244,18 +250,24 @@ def split_inputs(
 
 
 def _runs(graph: Graph, index: int, array: NDArray[Any]) -> NDArray[Any]:
-    """An input as [runs, *shape of one run]."""
+    """An input as [runs, *shape of one run].
+
+    Raises:
+        UsageError: it is neither one sample nor several.
+    """
     tensor = graph.tensors[index]
-    if array.ndim == len(tensor.shape) - 1 and tensor.shape[0] == 1:
-        array = array[None]
-    batch = tensor.shape[0] if tensor.shape else 1
-    if array.ndim == len(tensor.shape) + 1:
-        return array
-    if array.ndim != len(tensor.shape) or list(array.shape[1:]) != list(tensor.shape[1:]) or (batch and array.shape[:1] and array.shape[0] % batch):
-        raise UsageError(f"input {tensor.name!r} has shape {list(array.shape)}, expected {list(tensor.shape)} or several of it")
+    shape = tensor.shape
     if not array.size:
         raise UsageError(f"input {tensor.name!r} is empty: there is no sample to run")
-    return array.reshape(-1, *tensor.shape)
+    if array.ndim == len(shape) + 1 and array.shape[1:] == shape:
+        return array
+    if shape[:1] == (1,) and array.shape == shape[1:]:
+        return array[None, None]
+    if array.ndim != len(shape) or array.shape[1:] != shape[1:] or (shape and array.shape[0] % shape[0]):
+        raise UsageError(
+            f"input {tensor.name!r} has shape {list(array.shape)}, expected {list(shape)} or several of it"
+        )
+    return array.reshape(-1, *shape)
 
 
 def _batch(graph: Graph) -> int:
@@ -269,4 +281,3 @@ def _joined(codes: list[NDArray[Any]], shape: tuple[int, ...], batch: int) -> ND
     if shape and shape[0] == batch:
         return np.concatenate(codes)
     return np.stack(codes)
-

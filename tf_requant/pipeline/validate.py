@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -11,20 +11,25 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tf_requant.errors import CalibrationError, UsageError
-from tf_requant.io import tflite
-from tf_requant.io.data import InputSpec, Samples, feed, load_samples
+from tf_requant.errors import UsageError
+from tf_requant.io import tflite, tflite_writer
+from tf_requant.io.data import load_samples
 from tf_requant.model.graph import Model
 from tf_requant.model.verify import check
 from tf_requant.pipeline.inputs import input_specs
-from tf_requant.pipeline.requantize import METADATA, TargetSource
-from tf_requant.runtime import BACKENDS, InterpreterProcess
+from tf_requant.pipeline.requantize import TargetSource
+from tf_requant.pipeline.runners import EXACT, exactness_of, interpreted, layer_table, simulated
+from tf_requant.runtime import BACKENDS
+from tf_requant.simulator.profiles import TFLITE_REF
 from tf_requant.targets import load_target
+from tf_requant.validation.exactness import Exactness
 from tf_requant.validation.legality import Legality, check_legality
 from tf_requant.validation.quality import Metric, Quality, measure
-from tf_requant.validation.tensors import LayerTable, TensorQuality, comparable, real_values
+from tf_requant.validation.tensors import TensorQuality
 
 _BATCH = 32
+SIMULATOR = "sim"
+"""The backend's name that stands for the simulator: the candidate under its target's arithmetic, or tflite_ref."""
 LAYER_SAMPLES = 8
 """Samples that the layer table looks at: every tensor of every layer is compared."""
 
@@ -37,6 +42,7 @@ class Check:
         quality: by backend, in the order asked for.
         tensors: the layer table, in the candidate's order.
         legality: the verdict against the target; None when no target was given.
+        exactness: the simulator against LiteRT's reference kernels, where `sim` was asked for.
         failures: one sentence for each threshold missed; empty is a pass.
     """
 
@@ -45,6 +51,7 @@ class Check:
     legality: Legality | None = None
     failures: tuple[str, ...] = ()
     notes: tuple[str, ...] = field(default=())
+    exactness: Exactness | None = None
 
     @property
     def agreement(self) -> float:
@@ -73,6 +80,7 @@ class Check:
             "quality": {name: asdict(q) for name, q in self.quality.items()},
             "tensors": [asdict(t) for t in self.tensors],
             "legality": None if self.legality is None else self.legality.to_dict(),
+            "exactness": None if self.exactness is None else self.exactness.to_dict(),
             "failures": list(self.failures),
             "notes": list(self.notes),
         }
@@ -100,6 +108,8 @@ class Check:
                 f"{len(self.legality.host_ops)} on the host"
             )
             lines += [f"  host: {h.where}: {h.reason}" for h in self.legality.host_ops]
+        if self.exactness is not None:
+            lines.append(str(self.exactness))
         for row in sorted(self.tensors, key=lambda t: t.sqnr)[:3]:
             lines.append(f"worst layers: {row.sqnr:.1f} dB, largest difference {row.largest:.1f} steps: {row.name}")
         return "\n".join([*lines, *(f"note: {n}" for n in self.notes)])
@@ -128,7 +138,9 @@ def validate(
         data: a folder, file, array, dataset or callable; see `interface.md` on what a pixel means.
         labels: the right class of each sample, where the data carries none.
         target: what the candidate has to obey.
-        against: backends, each runs both models: litert, litert_ref, litert_opt, tflite_runtime, tf.
+        against: backends, each runs both models: litert, litert_ref, litert_opt, tflite_runtime, tf; `sim` runs the
+            source in the simulator as `tflite_ref` and the candidate under its target's arithmetic, and proves the
+            simulator against litert_ref on the candidate, tensor by tensor.
         metric: (source's outputs, candidate's outputs) -> a number, for detection, segmentation or regression.
         layers: samples for the layer table; 0 leaves it out.
         min_agreement: the least share of equal top-1 answers, 0 to 1.
@@ -140,96 +152,45 @@ def validate(
         RequantError: a model, the data or an argument cannot be used, or an interpreter failed.
     """
     _check_backends(against)
-    candidate_bytes, reference_bytes = _bytes(model), _bytes(reference)
-    candidate, source = _read(model, candidate_bytes), _read(reference, reference_bytes)
+    (candidate_bytes, candidate), (reference_bytes, source) = _read(model), _read(reference)
     samples = load_samples(data, input_specs(source))
     truth = samples.labels if labels is None else np.asarray(labels)
     quality = {}
     for n, backend in enumerate(against):
         done = None if progress is None else _progress(progress, n, len(samples), len(against))
         with ExitStack() as stack:
-            runners = [_runner(stack, backend, b, m, source) for b, m in ((reference_bytes, source), (candidate_bytes, candidate))]
+            if backend == SIMULATOR:
+                kinds = (TFLITE_REF, TFLITE_REF if target is None else load_target(target).arithmetic)
+                runners = [simulated(stack, m, source, a) for m, a in zip((source, candidate), kinds)]
+            else:
+                pairs = ((reference_bytes, source), (candidate_bytes, candidate))
+                runners = [interpreted(stack, backend, b, m, source) for b, m in pairs]
             quality[backend] = measure(runners[0], runners[1], samples.codes(_BATCH), truth, metric, done)
-    tensors = _layer_table(reference_bytes, candidate_bytes, source, candidate, samples, layers, against[0]) if layers else ()
+    observer = next((name for name in against if name != SIMULATOR), EXACT)
+    tensors = layer_table(reference_bytes, candidate_bytes, source, candidate, samples, layers, observer) if layers else ()
+    exactness = exactness_of(candidate_bytes, candidate, source, samples, layers or LAYER_SAMPLES) if SIMULATOR in against else None
     legality = None if target is None else check_legality(candidate, load_target(target))
     failures = _failures(quality, tensors, legality, (min_agreement, max_top1_drop, max_layer_error))
+    if exactness is not None and exactness.first is not None:
+        failures += (f"the simulator is not exact: {exactness.mismatches} elements differ, the first at {exactness.first}",)
     notes = tuple(f"input {name!r} was not in the data and was held at zero" for name in samples.zero_filled)
-    return Check(quality, tensors, legality, failures, notes)
+    return Check(quality, tensors, legality, failures, notes, exactness)
 
 
 def _check_backends(against: Sequence[str]) -> None:
     if not against:
-        raise UsageError("against names no backend; expected one or more of: " + ", ".join(BACKENDS))
+        raise UsageError("against names no backend; expected one or more of: " + ", ".join((*BACKENDS, SIMULATOR)))
     for name in against:
-        if name == "sim":
-            raise UsageError("against=sim: the simulator is not part of this version; use litert or litert_ref")
-        if name not in BACKENDS:
-            raise UsageError(f"against names {name!r}; known are: {', '.join(BACKENDS)}")
+        if name not in (*BACKENDS, SIMULATOR):
+            raise UsageError(f"against names {name!r}; known are: {', '.join((*BACKENDS, SIMULATOR))}")
 
 
-def _bytes(model: str | os.PathLike[str] | bytes) -> bytes:
-    if isinstance(model, bytes):
-        return model
-    tflite.read(Path(model))  # refuses what is no model, with the reason
-    return Path(model).read_bytes()
-
-
-def _read(model: str | os.PathLike[str] | bytes, data: bytes) -> Model:
-    return check(tflite.read(data if isinstance(model, bytes) else Path(model)))
-
-
-def _feeds(source: Model, model: Model) -> list[tuple[InputSpec, InputSpec]]:
-    """The source's inputs with the candidate's, by position: converters keep the order, not always the name."""
-    ours, theirs = input_specs(source), input_specs(model)
-    if [s.shape[1:] for s in ours] != [s.shape[1:] for s in theirs]:
-        raise CalibrationError(
-            f"the candidate's inputs are {[list(s.shape) for s in theirs]}, the reference's {[list(s.shape) for s in ours]}; "
-            "expected the same shapes: is this the right reference?"
-        )
-    return list(zip(ours, theirs))
-
-
-def _runner(
-    stack: ExitStack, backend: str, data: bytes, model: Model, source: Model
-) -> Callable[[dict[str, NDArray[Any]]], list[NDArray[Any]]]:
-    process = stack.enter_context(InterpreterProcess(backend))
-    details = process.load(data)
-    pairs = _feeds(source, model)
-    tensors = [model.main.tensors[t] for t in model.main.outputs]
-
-    def run(batch: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:
-        inputs = {d.index: feed(batch[ours.name], ours, theirs) for d, (ours, theirs) in zip(details.inputs, pairs)}
-        outputs = process.run(inputs)
-        results = [outputs[d.index] for d in details.outputs]
-        return [r if t.quant is None else real_values(r, t) for r, t in zip(results, tensors)]
-
-    return run
-
-
-def _layer_table(
-    reference: bytes, candidate: bytes, source: Model, model: Model, samples: Samples, layers: int, backend: str
-) -> tuple[TensorQuality, ...]:
-    entry = model.metadata.get(METADATA)
-    try:
-        gains = json.loads(entry)["gains"] if entry else {}
-    except (ValueError, KeyError, TypeError):
-        gains = {}  # another tool's entry of the same name
-    table = LayerTable(comparable(source), comparable(model), gains)
-    with InterpreterProcess(backend) as ours, InterpreterProcess(backend) as theirs:
-        runs = [(ours, ours.load(reference, preserve_all=True), source), (theirs, theirs.load(candidate, preserve_all=True), model)]
-        for batch in _first(samples.codes(1), layers):
-            observed = []
-            for process, details, m in runs:
-                inputs = {d.index: feed(batch[a.name], a, b) for d, (a, b) in zip(details.inputs, _feeds(source, m))}
-                codes = process.run(inputs, tensors="all")
-                observed.append({m.main.tensors[i].name: c for i, c in codes.items() if i < len(m.main.tensors)})
-            table.add(*observed)
-    return table.rows()
-
-
-def _first(batches: Iterator[dict[str, NDArray[Any]]], count: int) -> Iterator[dict[str, NDArray[Any]]]:
-    for _, batch in zip(range(count), batches):
-        yield batch
+def _read(source: str | os.PathLike[str] | bytes) -> tuple[bytes, Model]:
+    """A model and its file, repaired where checking had to: an interpreter would refuse the original."""
+    model = check(tflite.read(source if isinstance(source, bytes) else Path(source)))
+    if model.warnings:
+        return tflite_writer.write(model), model
+    return source if isinstance(source, bytes) else Path(source).read_bytes(), model
 
 
 def _progress(progress: Callable[[int, int], None], n: int, size: int, backends: int) -> Callable[[int], None]:

@@ -124,5 +124,3 @@ def _depthwise_row(padded: Any, weights: Any, first: int, kernel: Any, step: int
                 y, across = first + ky * dilation[0], x * step + kx * dilation[1]
                 for c in range(channels):
                     row[x, c] += np.int32(padded[y, across, c]) * weights[tap, c]
-
-

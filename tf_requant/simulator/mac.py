@@ -5,7 +5,6 @@ in float32 whatever their order, below 2^53 in float64, and BLAS computes them; 
 then become in the declared register (wrap, saturate) is only looked at where the bound says that it can matter.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from types import ModuleType
@@ -197,7 +196,9 @@ class Layer:
         held = np.zeros((windows.shape[0], matrix.shape[1]), np.int64)
         steps = np.arange(matrix.shape[0]).reshape(weights.filter.shape[:2])
         for step in (steps[::-1] if weights.turned else steps).reshape(-1):
-            held = hold(held + (windows[:, step, None].astype(np.int64) - weights.zero_point) * matrix[step], self.accumulator)
+            held = hold(
+                held + (windows[:, step, None].astype(np.int64) - weights.zero_point) * matrix[step], self.accumulator
+            )
         return hold(held + weights.bias, self.accumulator)
 
     def from_windows(self, windows: NDArray[Any], out: NDArray[Any]) -> None:

@@ -42,7 +42,8 @@ TFLITE_REF = Arithmetic(
 """LiteRT 2.3.0 BUILTIN_REF."""
 
 _TWICE_UP = Requantizer(shift_range=_ANY_SHIFT, stages=(Stage(31, Rounding.HALF_UP), Stage("rest", Rounding.HALF_UP)))
-_OPTIMIZED = TFLITE_REF.requantizer_by_op | {
+_OPTIMIZED = {
+    **TFLITE_REF.requantizer_by_op,
     **{op: _TWICE_UP for op in (*_CONVOLUTIONS, "FULLY_CONNECTED", "QUANTIZE")},
     "FULLY_CONNECTED:int16:int64": _FLOAT64,
     **{f"{op}:uint8": replace(_TWICE_UP, scale_product="float32") for op in _CONVOLUTIONS},
@@ -54,7 +55,9 @@ Measured equal for CONV_2D, DEPTHWISE_CONV_2D, FULLY_CONNECTED, ADD, SUB, MUL, p
 is to the right; MEAN and int16 LOGISTIC follow rules of their own there, which are not modelled.
 """
 
-_FLOAT32 = Requantizer("float32", 0, stages=(Stage("rest", Rounding.HALF_EVEN),), scale_product="float32", ratio="float32")
+_FLOAT32 = Requantizer(
+    "float32", 0, stages=(Stage("rest", Rounding.HALF_EVEN),), scale_product="float32", ratio="float32"
+)
 _DELEGATED = (*_CONVOLUTIONS, "FULLY_CONNECTED", "MUL", "MEAN")
 TFLITE_XNNPACK = Arithmetic(
     "tflite_xnnpack",

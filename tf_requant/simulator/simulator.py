@@ -72,7 +72,9 @@ class Simulator:
         for index in range(len(graph.ops)):
             kernel, place = self._prepare(index)
             if place.where == "host" and (strict or execute_host is None) or place.where == "reference" and strict:
-                refused.append(f"{graph.where(index)}: the arithmetic {arithmetic.name!r} cannot run it: {place.reason}")
+                refused.append(
+                    f"{graph.where(index)}: the arithmetic {arithmetic.name!r} cannot run it: {place.reason}"
+                )
             self._kernels.append(kernel)
             placed.append(place)
         if refused:
@@ -164,7 +166,9 @@ class Simulator:
         if data is not None:
             return data
         if index not in values:
-            raise UsageError(f"{self.graph.where(position)} reads {self.graph.tensors[index].name!r}, which nothing computes")
+            raise UsageError(
+                f"{self.graph.where(position)} reads {self.graph.tensors[index].name!r}, which nothing computes"
+            )
         return values[index]
 
     def _call(self, kernel: Kernel, arrays: Sequence[NDArray[Any] | None], position: int) -> Sequence[NDArray[Any]]:
@@ -176,7 +180,9 @@ class Simulator:
             raise
         except (ValueError, IndexError) as error:
             shapes = [None if a is None else list(a.shape) for a in arrays]
-            raise UsageError(f"{self.graph.where(position)}: its inputs of shapes {shapes} do not fit: {error}") from error
+            raise UsageError(
+                f"{self.graph.where(position)}: its inputs of shapes {shapes} do not fit: {error}"
+            ) from error
 
 
 def checked_input(graph: Graph, index: int, codes: NDArray[Any]) -> NDArray[Any]:

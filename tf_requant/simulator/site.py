@@ -17,9 +17,10 @@ from tf_requant.numerics.output_stage import BLOCK, FLOAT64_EXACT, OutputStage, 
 from tf_requant.numerics.rounding import Rounding, round_real
 from tf_requant.simulator.observe import Observation
 
-Arrays = Sequence[NDArray[Any] | None]
+Arrays = Sequence[Any]
+"""The inputs of an op: arrays, and None where an optional one is absent."""
 Kernel = Callable[[Arrays], Sequence[NDArray[Any]]]
-"""Codes in, codes out; an absent optional input is None."""
+"""Codes in, codes out."""
 
 CODES = ("uint8", "int8", "int16")
 
@@ -193,7 +194,8 @@ def quant_of(tensor: Tensor) -> QuantParams:
 
 def scale(tensor: Tensor) -> np.float32:
     """A tensor's one scale."""
-    return np.float32(quant_of(tensor).scale[0])
+    value: np.float32 = quant_of(tensor).scale[0]
+    return value
 
 
 def point(tensor: Tensor) -> int:

@@ -42,13 +42,10 @@ def unary(site: Site, function: Function) -> Kernel:
 
 
 def _first(arrays: Arrays) -> NDArray[Any]:
-    assert arrays[0] is not None
-    return arrays[0]
+    return np.asarray(arrays[0])
 
 
-def real_function(
-    site: Site, function: RealFunction
-) -> Function:
+def real_function(site: Site, function: RealFunction) -> Function:
     """The codes of a real function, as the arithmetic's table unit is filled: round(f(s (q - z)) / s_out) + z_out.
 
     In float32 the function's value is rounded to float32 and multiplied by the float32 reciprocal of the output

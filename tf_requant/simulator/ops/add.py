@@ -31,7 +31,6 @@ def prepare(site: Site, sign: int = 1) -> Kernel:
 
     def run(arrays: Arrays) -> list[NDArray[Any]]:
         a, b = arrays[0], arrays[1]
-        assert a is not None and b is not None
         return [add(lefts(a), rights(b), sign, bits, finish)]
 
     return run
@@ -82,7 +81,9 @@ def _tflite(
     return (to_common(tensors[0], scales[0]), to_common(tensors[1], scales[1])), output
 
 
-def _aligned(style: AddStyle, tensors: tuple[Tensor, Tensor], scales: list[float]) -> tuple[tuple[Function, Function], Rescale]:
+def _aligned(
+    style: AddStyle, tensors: tuple[Tensor, Tensor], scales: list[float]
+) -> tuple[tuple[Function, Function], Rescale]:
     """Powers of two: both inputs shifted left to the finer scale, one shift after the sum."""
     finer = min(scales[:2])
 
@@ -112,5 +113,3 @@ def _tabulated(function: Function, tensor: Tensor) -> Function:
         return function
     table = function(all_codes(tensor.dtype))
     return lambda codes: look_up(table, np.ascontiguousarray(codes))
-
-

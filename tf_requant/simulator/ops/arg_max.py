@@ -15,7 +15,6 @@ def prepare(site: Site) -> Kernel:
 
     def run(arrays: Arrays) -> list[NDArray[Any]]:
         codes, axis = arrays[0], arrays[1]
-        assert codes is not None and axis is not None
         return [function(codes, axis=int(axis.reshape(-1)[0])).astype(dtype)]
 
     return run

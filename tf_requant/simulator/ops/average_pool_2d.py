@@ -22,8 +22,9 @@ def prepare(site: Site) -> Kernel:
 
     def run(arrays: Arrays) -> list[NDArray[Any]]:
         image = arrays[0]
-        assert image is not None
-        geometry = Geometry.of((image.shape[1], image.shape[2]), kernel, strides(op), padding=Padding(op.attrs["padding"]))
+        geometry = Geometry.of(
+            (image.shape[1], image.shape[2]), kernel, strides(op), padding=Padding(op.attrs["padding"])
+        )
         return [pool(image, geometry, style, zero_point).clip(low, high).astype(image.dtype)]
 
     return run
@@ -49,7 +50,9 @@ def pool(codes: NDArray[Any], geometry: Geometry, style: AveragePoolStyle, zero_
     return result
 
 
-def average(sums: NDArray[np.int64], count: NDArray[np.int64], style: AveragePoolStyle, zero_point: int) -> NDArray[np.int64]:
+def average(
+    sums: NDArray[np.int64], count: NDArray[np.int64], style: AveragePoolStyle, zero_point: int
+) -> NDArray[np.int64]:
     """Sums of `count` raw codes -> their rounded mean, a code that is not yet clamped."""
     if style.style == "divide" and not style.table:
         return divide(sums, count, style.rounding)

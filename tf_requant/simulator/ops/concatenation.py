@@ -44,4 +44,6 @@ def affine(codes: NDArray[Any], part: Tensor, target: Tensor) -> NDArray[Any]:
     ratio = scale(part) * (np.float32(1) / scale(target))
     offset = np.float32(-point(part)) * ratio
     real = codes.astype(np.float32) * ratio + offset
-    return np.asarray((round_real(real, Rounding.HALF_AWAY) + point(target)).clip(*code_limits(target.dtype)), target.dtype)
+    return np.asarray(
+        (round_real(real, Rounding.HALF_AWAY) + point(target)).clip(*code_limits(target.dtype)), target.dtype
+    )

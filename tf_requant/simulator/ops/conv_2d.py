@@ -23,7 +23,6 @@ def prepare(site: Site) -> Kernel:
 
     def run(arrays: Arrays) -> list[NDArray[Any]]:
         image, kernel = arrays[0], arrays[1]
-        assert image is not None and kernel is not None
         groups = layers or _groups(site, weights.with_(data=kernel), bias, data)
         return [convolve(image, groups, geometry_of(image.shape, (kernel.shape[1], kernel.shape[2])))]
 
@@ -123,7 +122,9 @@ def _groups(site: Site, weights: Tensor, bias: Tensor | None, data: Tensor) -> l
     for group in range(count):
         chosen = np.arange(group * each, (group + 1) * each)
         part = codes[chosen].transpose(1, 2, 3, 0).reshape(-1, inputs, each)
-        result.append(layer(site, part, biases[chosen], channels(stage, chosen), "" if bias is None else bias.dtype, data))
+        result.append(
+            layer(site, part, biases[chosen], channels(stage, chosen), "" if bias is None else bias.dtype, data)
+        )
     return result
 
 
@@ -164,13 +165,12 @@ def geometry(site: Site) -> Any:
 def filter_codes(weights: Tensor, axis: int) -> NDArray[np.int64]:
     """The filter's codes minus its zero points (per channel of `axis`), int64 of its shape."""
     quant = quant_of(weights)
-    assert weights.data is not None
     points = quant.zero_point
     if points.size > 1:
         shape = [1] * len(weights.shape)
         shape[axis] = -1
         points = points.reshape(shape)
-    return np.asarray(weights.data.astype(np.int64) - points)
+    return np.asarray(np.asarray(weights.data).astype(np.int64) - points)
 
 
 def bias_codes(bias: Tensor | None, outputs: int) -> NDArray[np.int64]:

@@ -21,7 +21,6 @@ def prepare(site: Site) -> Kernel:
 
     def run(arrays: Arrays) -> list[NDArray[Any]]:
         image, kernel = arrays[0], arrays[1]
-        assert image is not None and kernel is not None
         ready = prepared or _layer(site, weights.with_(data=kernel), bias, data)
         return [convolve(image, ready, geometry_of(image.shape, (kernel.shape[1], kernel.shape[2])))]
 
@@ -109,6 +108,8 @@ def _stepwise(windows: NDArray[Any], layer: Layer, out: NDArray[Any]) -> None:
     channels = out.shape[1]
     held = np.zeros(windows.shape[0], np.int64)
     for t, row in enumerate(layer.weights.filter[:, 0]):
-        held = hold(held + (windows[:, t] - layer.weights.zero_point) * np.tile(row, len(held) // channels), layer.accumulator)
+        held = hold(
+            held + (windows[:, t] - layer.weights.zero_point) * np.tile(row, len(held) // channels), layer.accumulator
+        )
     total = hold(held.reshape(-1, channels) + layer.weights.bias, layer.accumulator)
     layer.finish_exact(total, out)

@@ -21,7 +21,6 @@ def prepare(site: Site) -> Kernel:
 
     def run(arrays: Arrays) -> list[NDArray[Any]]:
         codes, kernel = arrays[0], arrays[1]
-        assert codes is not None and kernel is not None
         ready = prepared or _layer(site, weights.with_(data=kernel), bias, data)
         result = connect(codes.reshape(-1, kernel.shape[1]), ready)
         return [result.reshape(*codes.shape[:-1], -1) if keep else result]

@@ -16,7 +16,6 @@ def prepare(site: Site) -> Kernel:
 
     def run(arrays: Arrays) -> list[NDArray[Any]]:
         codes, indices = arrays[0], arrays[1]
-        assert codes is not None and indices is not None
         along, shared = axis % codes.ndim, batch % (indices.ndim + 1) if batch < 0 else batch
         if indices.size and not 0 <= int(indices.min()) <= int(indices.max()) < codes.shape[along]:
             raise UsageError(

@@ -21,8 +21,9 @@ def prepare(site: Site) -> Kernel:
 
     def run(arrays: Arrays) -> list[NDArray[Any]]:
         image = arrays[0]
-        assert image is not None
-        geometry = Geometry.of((image.shape[1], image.shape[2]), kernel, strides(op), padding=Padding(op.attrs["padding"]))
+        geometry = Geometry.of(
+            (image.shape[1], image.shape[2]), kernel, strides(op), padding=Padding(op.attrs["padding"])
+        )
         return [np.asarray(pool(image, geometry).clip(low, high), image.dtype)]
 
     return run

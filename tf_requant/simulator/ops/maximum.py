@@ -30,7 +30,6 @@ def prepare_reduce(site: Site) -> Kernel:
 
     def run(arrays: Arrays) -> list[NDArray[Any]]:
         codes, axes = arrays[0], arrays[1]
-        assert codes is not None and axes is not None
         over = tuple({int(a) % codes.ndim for a in np.atleast_1d(axes)})
         return [np.asarray(function(codes, axis=over, keepdims=keep))]
 

@@ -22,7 +22,6 @@ def prepare(site: Site) -> Kernel:
 
     def run(arrays: Arrays) -> list[NDArray[Any]]:
         codes, axes = arrays[0], arrays[1]
-        assert codes is not None and axes is not None
         over = tuple(sorted({int(a) % codes.ndim for a in np.atleast_1d(axes)}))
         count = int(np.prod([codes.shape[a] for a in over], dtype=np.int64))
         finish = finish_for.setdefault(count, mean_of(site, count))

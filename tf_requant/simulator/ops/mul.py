@@ -20,7 +20,6 @@ def prepare(site: Site) -> Kernel:
 
     def run(arrays: Arrays) -> list[NDArray[Any]]:
         a, b = arrays[0], arrays[1]
-        assert a is not None and b is not None
         return [multiply(centered(a, left), centered(b, right), finish)]
 
     return run

@@ -22,7 +22,6 @@ def prepare_unpack(site: Site) -> Kernel:
 
     def run(arrays: Arrays) -> list[NDArray[Any]]:
         codes = arrays[0]
-        assert codes is not None
         return [np.ascontiguousarray(part) for part in np.moveaxis(codes, axis, 0)]
 
     return run

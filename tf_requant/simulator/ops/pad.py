@@ -20,7 +20,6 @@ def prepare(site: Site) -> Kernel:
 
     def run(arrays: Arrays) -> list[NDArray[Any]]:
         codes, paddings = arrays[0], arrays[1]
-        assert codes is not None and paddings is not None
         given = arrays[2] if len(arrays) > 2 else None
         code = fill if given is None else int(given.reshape(-1)[0])
         return [np.pad(codes, paddings.reshape(codes.ndim, 2).astype(np.int64), constant_values=code)]
@@ -35,7 +34,6 @@ def prepare_mirror(site: Site) -> Kernel:
 
     def run(arrays: Arrays) -> list[NDArray[Any]]:
         codes, paddings = arrays[0], arrays[1]
-        assert codes is not None and paddings is not None
         return [np.pad(codes, paddings.reshape(codes.ndim, 2).astype(np.int64), mode=mode)]
 
     return run

@@ -20,7 +20,6 @@ def prepare(site: Site) -> Kernel:
 
     def run(arrays: Arrays) -> list[NDArray[Any]]:
         codes, alpha = arrays[0], arrays[1]
-        assert codes is not None and alpha is not None
         value = centered(codes, data)
         product = value * centered(alpha, slope)
         return [split_at_zero(site, np.broadcast_to(value, product.shape), product, above, below)]

@@ -15,7 +15,6 @@ def prepare(site: Site) -> Kernel:
 
     def run(arrays: Arrays) -> list[NDArray[Any]]:
         codes = arrays[0]
-        assert codes is not None
         given = arrays[1] if len(arrays) > 1 else None
         if given is not None and given.ndim == 1:
             shape = [int(n) for n in given]
@@ -34,7 +33,6 @@ def prepare_squeeze(site: Site) -> Kernel:
 
     def run(arrays: Arrays) -> list[NDArray[Any]]:
         codes = arrays[0]
-        assert codes is not None
         return [np.squeeze(codes, tuple(dims) if dims else None)]
 
     return run
@@ -46,7 +44,6 @@ def prepare_expand(site: Site) -> Kernel:
 
     def run(arrays: Arrays) -> list[NDArray[Any]]:
         codes, axis = arrays[0], arrays[1]
-        assert codes is not None and axis is not None
         return [np.expand_dims(codes, int(axis.reshape(-1)[0]))]
 
     return run

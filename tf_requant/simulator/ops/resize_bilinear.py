@@ -19,7 +19,6 @@ def prepare(site: Site) -> Kernel:
 
     def run(arrays: Arrays) -> list[NDArray[Any]]:
         codes, size = arrays[0], arrays[1]
-        assert codes is not None and size is not None
         resize = in_float32 if codes.dtype == np.uint8 else in_integers
         return [resize(codes, (int(size[0]), int(size[1])), align, half)]
 

@@ -16,7 +16,6 @@ def prepare(site: Site) -> Kernel:
 
     def run(arrays: Arrays) -> list[NDArray[Any]]:
         codes, size = arrays[0], arrays[1]
-        assert codes is not None and size is not None
         rows, columns = (nearest(codes.shape[1 + i], int(size[i]), align, half) for i in (0, 1))
         return [codes[:, rows[:, None], columns[None]]]
 

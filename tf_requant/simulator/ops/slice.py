@@ -14,9 +14,9 @@ def prepare(site: Site) -> Kernel:
 
     def run(arrays: Arrays) -> list[NDArray[Any]]:
         codes, begin, size = arrays[0], arrays[1], arrays[2]
-        assert codes is not None and begin is not None and size is not None
         box = tuple(
-            slice(int(b), n if int(s) < 0 else int(b) + int(s)) for b, s, n in zip(begin.reshape(-1), size.reshape(-1), codes.shape)
+            slice(int(b), n if int(s) < 0 else int(b) + int(s))
+            for b, s, n in zip(begin.reshape(-1), size.reshape(-1), codes.shape)
         )
         return [np.ascontiguousarray(codes[box])]
 

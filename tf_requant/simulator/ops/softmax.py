@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tf_requant.model.quant import code_limits
-from tf_requant.numerics.fixed_point import Rescale, quantize_multiplier
 from tf_requant.numerics.arithmetic import Requantizer
+from tf_requant.numerics.fixed_point import Rescale, quantize_multiplier
 from tf_requant.numerics.gemmlowp import INT32
 from tf_requant.numerics.rounding import Rounding, round_real, shift_right
 from tf_requant.simulator.site import Arrays, Kernel, Site, rescale_of, scale
@@ -35,7 +35,6 @@ def prepare(site: Site) -> Kernel:
 
     def run(arrays: Arrays) -> list[NDArray[Any]]:
         codes = arrays[0]
-        assert codes is not None
         rows = codes.reshape(-1, codes.shape[-1]).astype(np.int64)
         return [core(rows).reshape(codes.shape).astype(dtype)]
 

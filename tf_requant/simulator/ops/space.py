@@ -15,7 +15,6 @@ def prepare_depth_to_space(site: Site) -> Kernel:
 
     def run(arrays: Arrays) -> list[NDArray[Any]]:
         codes = arrays[0]
-        assert codes is not None
         n, h, w, c = codes.shape
         blocks = codes.reshape(n, h, w, b, b, c // (b * b)).transpose(0, 1, 3, 2, 4, 5)
         return [blocks.reshape(n, h * b, w * b, c // (b * b))]
@@ -30,7 +29,6 @@ def prepare_space_to_depth(site: Site) -> Kernel:
 
     def run(arrays: Arrays) -> list[NDArray[Any]]:
         codes = arrays[0]
-        assert codes is not None
         n, h, w, c = codes.shape
         blocks = codes.reshape(n, h // b, b, w // b, b, c).transpose(0, 1, 3, 2, 4, 5)
         return [blocks.reshape(n, h // b, w // b, c * b * b)]
@@ -45,7 +43,6 @@ def prepare_space_to_batch(site: Site) -> Kernel:
 
     def run(arrays: Arrays) -> list[NDArray[Any]]:
         codes, block, paddings = arrays[0], arrays[1], arrays[2]
-        assert codes is not None and block is not None and paddings is not None
         blocks = [int(v) for v in block.reshape(-1)]
         d = len(blocks)
         border = [(0, 0), *((int(a), int(b)) for a, b in paddings.reshape(-1, 2)), *[(0, 0)] * (codes.ndim - 1 - d)]
@@ -65,14 +62,18 @@ def prepare_batch_to_space(site: Site) -> Kernel:
 
     def run(arrays: Arrays) -> list[NDArray[Any]]:
         codes, block, crops = arrays[0], arrays[1], arrays[2]
-        assert codes is not None and block is not None and crops is not None
         blocks = [int(v) for v in block.reshape(-1)]
         d = len(blocks)
         batch = codes.shape[0] // int(np.prod(blocks))
         split = codes.reshape(*blocks, batch, *codes.shape[1:])
         order = [d, *(v for i in range(d) for v in (d + 1 + i, i)), *range(1 + 2 * d, split.ndim)]
-        whole = split.transpose(order).reshape(batch, *(codes.shape[1 + i] * blocks[i] for i in range(d)), *codes.shape[1 + d :])
-        box = [slice(None), *(slice(int(a), whole.shape[1 + i] - int(b)) for i, (a, b) in enumerate(crops.reshape(-1, 2)))]
+        whole = split.transpose(order).reshape(
+            batch, *(codes.shape[1 + i] * blocks[i] for i in range(d)), *codes.shape[1 + d :]
+        )
+        box = [
+            slice(None),
+            *(slice(int(a), whole.shape[1 + i] - int(b)) for i, (a, b) in enumerate(crops.reshape(-1, 2))),
+        ]
         return [np.ascontiguousarray(whole[tuple(box)])]
 
     return run

@@ -15,7 +15,6 @@ def prepare(site: Site) -> Kernel:
 
     def run(arrays: Arrays) -> list[NDArray[Any]]:
         axis, codes = arrays[0], arrays[1]
-        assert axis is not None and codes is not None
         return np.split(codes, count, axis=int(axis.reshape(-1)[0]))
 
     return run
@@ -28,7 +27,6 @@ def prepare_sized(site: Site) -> Kernel:
 
     def run(arrays: Arrays) -> list[NDArray[Any]]:
         codes, sizes, axis = arrays[0], arrays[1], arrays[2]
-        assert codes is not None and sizes is not None and axis is not None
         along = int(axis.reshape(-1)[0])
         each = sizes.reshape(-1).astype(np.int64)
         each = np.where(each < 0, codes.shape[along] - each[each >= 0].sum(), each)

@@ -17,9 +17,8 @@ def prepare(site: Site) -> Kernel:
 
     def run(arrays: Arrays) -> list[NDArray[Any]]:
         codes, begin, end, strides = arrays[0], arrays[1], arrays[2], arrays[3]
-        assert codes is not None and begin is not None and end is not None and strides is not None
-        lists = ([int(v) for v in a.reshape(-1)] for a in (begin, end, strides))
-        return [np.ascontiguousarray(codes[index(*lists, attrs)])]
+        first, last, step = ([int(v) for v in a.reshape(-1)] for a in (begin, end, strides))
+        return [np.ascontiguousarray(codes[index(first, last, step, attrs)])]
 
     return run
 

@@ -14,7 +14,6 @@ def prepare(site: Site) -> Kernel:
 
     def run(arrays: Arrays) -> list[NDArray[Any]]:
         codes, multiples = arrays[0], arrays[1]
-        assert codes is not None and multiples is not None
         return [np.tile(codes, [int(m) for m in multiples.reshape(-1)])]
 
     return run

@@ -14,7 +14,6 @@ def prepare(site: Site) -> Kernel:
 
     def run(arrays: Arrays) -> list[NDArray[Any]]:
         codes, order = arrays[0], arrays[1]
-        assert codes is not None and order is not None
         return [np.ascontiguousarray(codes.transpose([int(a) for a in order]))]
 
     return run
@@ -26,7 +25,6 @@ def prepare_reverse(site: Site) -> Kernel:
 
     def run(arrays: Arrays) -> list[NDArray[Any]]:
         codes, axes = arrays[0], arrays[1]
-        assert codes is not None and axes is not None
         return [np.ascontiguousarray(np.flip(codes, tuple(int(a) for a in axes.reshape(-1))))]
 
     return run

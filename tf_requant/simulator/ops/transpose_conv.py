@@ -24,7 +24,6 @@ def prepare(site: Site) -> Kernel:
 
     def run(arrays: Arrays) -> list[NDArray[Any]]:
         shape, image = arrays[0], arrays[2]
-        assert shape is not None and image is not None
         return [spread(image, ready, kernel, stride, padding, (int(shape[1]), int(shape[2])))]
 
     return run
@@ -35,7 +34,9 @@ def _layer(site: Site, weights: Tensor, bias: Tensor | None, data: Tensor) -> La
     turned = filter_codes(weights, 0)[:, ::-1, ::-1].transpose(1, 2, 3, 0)
     part = turned.reshape(-1, turned.shape[2], turned.shape[3])
     stage = stage_of(site, data, weights, bias)
-    return layer(site, part, bias_codes(bias, part.shape[2]), stage, "" if bias is None else bias.dtype, data, turned=True)
+    return layer(
+        site, part, bias_codes(bias, part.shape[2]), stage, "" if bias is None else bias.dtype, data, turned=True
+    )
 
 
 def spread(
@@ -63,7 +64,8 @@ def spread(
     batch, height, width, inputs = codes.shape
     forward = Geometry.of(size, kernel, stride, padding=padding)
     # Gaps hold the zero point, which adds nothing.
-    spaced = np.full((batch, (height - 1) * stride[0] + 1, (width - 1) * stride[1] + 1, inputs), layer.weights.zero_point, codes.dtype)
+    edges = ((height - 1) * stride[0] + 1, (width - 1) * stride[1] + 1)
+    spaced = np.full((batch, *edges, inputs), layer.weights.zero_point, codes.dtype)
     spaced[:, :: stride[0], :: stride[1]] = codes
     ahead = (kernel[0] - 1 - forward.before[0], kernel[1] - 1 - forward.before[1])
     # A filter smaller than its crop reads nothing of the first inputs.

@@ -93,7 +93,6 @@ def prepare(site: Site) -> Kernel:
 
     def run(arrays: Arrays) -> list[NDArray[Any]]:
         codes, state, memory = arrays[0], arrays[_STATE], arrays[_CELL]
-        assert codes is not None and state is not None and memory is not None
         steps = codes if time_major else codes.swapaxes(0, 1)
         result = []
         for x in steps:
