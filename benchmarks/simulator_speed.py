@@ -3,8 +3,8 @@
     OPENBLAS_NUM_THREADS=1 python benchmarks/simulator_speed.py MODEL.tflite [--repeat=5]
 
 MODEL is run with every tensor kept, by LiteRT's reference and default resolvers and by the simulator as
-`tflite_ref`; its re-expression for nna_sym8_pow2 is run as `nna`. Prints each time over BUILTIN_REF's and the
-simulator's peak of traced memory over the live codes.
+`tflite_ref`, by each engine; its re-expression for nna_sym8_pow2 is run as `nna`. Prints each time over BUILTIN_REF's,
+and the simulator's peak of traced memory beside the codes of the whole model.
 """
 
 import os
@@ -12,6 +12,7 @@ import os
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import argparse
+import importlib.util
 import time
 import tracemalloc
 from collections.abc import Callable
@@ -68,23 +69,26 @@ def main() -> None:
     arguments = parser.parse_args()
     source = open(arguments.model, "rb").read()
     requantized = tf_requant.requantize(source, target="nna_sym8_pow2")
-    with tf_requant.Simulation(source) as ours, tf_requant.Simulation(requantized, "nna") as nna:
-        inputs, nna_inputs = _codes(ours.model), _codes(nna.model)
-        ours.run(inputs), nna.run(nna_inputs)
+    engines = ["numpy", *(["numba"] if importlib.util.find_spec("numba") else [])]
+    with tf_requant.Simulation(source, engine="numpy") as ours:
+        inputs = _codes(ours.model)
         reference = _interpreter(source, inputs, ours.model, "litert_ref", arguments.repeat)
-        rows = [
-            ("LiteRT BUILTIN_REF", reference),
-            ("LiteRT default (XNNPACK)", _interpreter(source, inputs, ours.model, "litert", arguments.repeat)),
-            (f"simulator tflite_ref ({ours.report.engine})", _best(lambda: ours.run(inputs, "all"), arguments.repeat)),
-            (
-                f"simulator nna, nna_sym8_pow2 ({nna.report.engine})",
-                _best(lambda: nna.run(nna_inputs, "all"), arguments.repeat),
-            ),
-        ]
-        for name, seconds in rows:
-            print(f"{name:45} {1e3 * seconds:8.1f} ms   {seconds / reference:5.2f} of BUILTIN_REF")
+        _print("LiteRT BUILTIN_REF", reference, reference)
+        default = _interpreter(source, inputs, ours.model, "litert", arguments.repeat)
+        _print("LiteRT default (XNNPACK)", default, reference)
         peak, live = _peak(ours, inputs)
-        print(f"peak traced memory {peak:.1f} MB; all codes of the model {live:.1f} MB")
+    for engine in engines:
+        for model, arithmetic in ((source, "tflite_ref"), (requantized, "nna")):
+            with tf_requant.Simulation(model, arithmetic, engine=engine) as simulation:  # type: ignore[arg-type]
+                codes = _codes(simulation.model)
+                simulation.run(codes)
+                seconds = _best(lambda: simulation.run(codes, "all"), arguments.repeat)
+            _print(f"simulator {arithmetic}, {engine}", seconds, reference)
+    print(f"peak traced memory {peak:.1f} MB; all codes of the model {live:.1f} MB")
+
+
+def _print(name: str, seconds: float, reference: float) -> None:
+    print(f"{name:32} {1e3 * seconds:8.1f} ms   {seconds / reference:5.2f} of BUILTIN_REF")
 
 
 if __name__ == "__main__":
