@@ -16,6 +16,7 @@ import importlib.util
 import time
 import tracemalloc
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -82,7 +83,7 @@ def main() -> None:
             with tf_requant.Simulation(model, arithmetic, engine=engine) as simulation:  # type: ignore[arg-type]
                 codes = _codes(simulation.model)
                 simulation.run(codes)
-                seconds = _best(lambda: simulation.run(codes, "all"), arguments.repeat)
+                seconds = _best(partial(simulation.run, codes, "all"), arguments.repeat)
             _print(f"simulator {arithmetic}, {engine}", seconds, reference)
     print(f"peak traced memory {peak:.1f} MB; all codes of the model {live:.1f} MB")
 

@@ -83,13 +83,23 @@ class Geometry:
         padded[top : top + height, left : left + width] = codes
         return padded
 
-    def windows(self, padded: NDArray[Any]) -> NDArray[Any]:
-        """Every window of a padded image, as a view [rows, columns, kernel rows, kernel columns, C]."""
+    def slab(self, padded: NDArray[Any], start: int, count: int) -> NDArray[Any]:
+        """The rows of a padded image that `count` rows of windows from `start` on look at."""
+        reach = (count - 1) * self.stride[0] + (self.kernel[0] - 1) * self.dilation[0] + 1
+        return padded[start * self.stride[0] : start * self.stride[0] + reach]
+
+    def windows(self, padded: NDArray[Any], rows: int | None = None) -> NDArray[Any]:
+        """Every window of a padded image, as a view [rows, columns, kernel rows, kernel columns, C].
+
+        Args:
+            padded: the image, or a slab of it.
+            rows: rows of windows in a slab.
+        """
         row, column, channel = padded.strides
         (down, right), (dilate_rows, dilate_columns) = self.stride, self.dilation
         return np.lib.stride_tricks.as_strided(
             padded,
-            (*self.output, *self.kernel, padded.shape[2]),
+            (self.output[0] if rows is None else rows, self.output[1], *self.kernel, padded.shape[2]),
             (row * down, column * right, row * dilate_rows, column * dilate_columns, channel),
             writeable=False,
         )

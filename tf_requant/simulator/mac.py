@@ -30,7 +30,7 @@ class Weights:
     """A layer's constants, ready to multiply.
 
     Attributes:
-        filter: int64[taps, inputs, outputs], the zero point taken off.
+        filter: integers [taps, inputs, outputs], the zero point taken off; int16 holds every such filter.
         bias: int64[outputs].
         zero_point: of the input: what it takes off every code.
         pad: the code that a tap outside the image holds.
@@ -38,7 +38,7 @@ class Weights:
         turned: whether the taps lie in the reverse of the filter's order (TRANSPOSE_CONV).
     """
 
-    filter: NDArray[np.int64]
+    filter: NDArray[np.integer[Any]]
     bias: NDArray[np.int64]
     zero_point: int
     pad: int
@@ -48,7 +48,7 @@ class Weights:
     @cached_property
     def absolute(self) -> NDArray[np.int64]:
         """Sum |w| of each output, int64[outputs]."""
-        return np.asarray(np.abs(self.filter).sum(axis=(0, 1)))
+        return np.asarray(np.abs(self.filter).sum(axis=(0, 1), dtype=np.int64))
 
     @cached_property
     def raw_bound(self) -> NDArray[np.int64]:
@@ -59,7 +59,7 @@ class Weights:
     @cached_property
     def folded_bias(self) -> NDArray[np.int64]:
         """The bias with the input's zero point in it: sum (x - z) w + b = sum x w + (b - z sum w)."""
-        return np.asarray(self.bias - self.zero_point * self.filter.sum(axis=(0, 1)))
+        return np.asarray(self.bias - self.zero_point * self.filter.sum(axis=(0, 1), dtype=np.int64))
 
     @cached_property
     def worst_case(self) -> int:

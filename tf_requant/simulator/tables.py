@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from tf_requant.model.graph import Tensor
 from tf_requant.model.quant import code_limits
+from tf_requant.numerics.output_stage import BLOCK
 from tf_requant.numerics.rounding import round_real
 from tf_requant.simulator.site import CODES, Arrays, Kernel, Site, point, scale
 
@@ -30,7 +31,27 @@ def look_up(table: NDArray[Any], codes: NDArray[Any]) -> NDArray[Any]:
     # Seen as unsigned, negative codes follow the positive ones: turn the table likewise.
     turned = table if unsigned else np.roll(table, table.size // 2)
     index = codes if unsigned else codes.view(codes.dtype.str.replace("i", "u"))
-    return np.asarray(np.take(turned, index))
+    result = np.empty(codes.shape, table.dtype)
+    source, target = index.reshape(-1), result.reshape(-1)
+    for start in range(0, source.size, BLOCK):  # numpy widens indices to 64 bits
+        np.take(turned, source[start : start + BLOCK], out=target[start : start + BLOCK], mode="clip")
+    return result
+
+
+def in_blocks(function: Callable[..., NDArray[Any]], *arrays: NDArray[Any]) -> NDArray[Any]:
+    """An element-wise function of broadcast arrays, computed a part at a time: its temporaries stay small."""
+    shape = np.broadcast_shapes(*(a.shape for a in arrays))
+    size = int(np.prod(shape, dtype=np.int64))
+    if size <= BLOCK:
+        return function(*arrays)
+    views = [np.broadcast_to(a, shape) for a in arrays]
+    axis = next(i for i, edge in enumerate(shape) if edge > 1)
+    step = max(1, BLOCK * shape[axis] // size)
+    parts: list[NDArray[Any]] = []
+    for start in range(0, shape[axis], step):
+        index = (slice(None),) * axis + (slice(start, start + step),)
+        parts.append(function(*(view[index] for view in views)))
+    return np.concatenate(parts, axis=axis)
 
 
 def unary(site: Site, function: Function) -> Kernel:

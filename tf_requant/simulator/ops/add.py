@@ -12,7 +12,7 @@ from tf_requant.numerics.fixed_point import Rescale
 from tf_requant.numerics.integers import largest, saturate
 from tf_requant.numerics.rounding import Rounding
 from tf_requant.simulator.site import Arrays, Kernel, Site, centered, rescale_of, scale
-from tf_requant.simulator.tables import Function, all_codes, look_up
+from tf_requant.simulator.tables import Function, all_codes, in_blocks, look_up
 
 _INT16_LEFT_SHIFT = 15
 _ENOUGH = 40
@@ -31,7 +31,7 @@ def prepare(site: Site, sign: int = 1) -> Kernel:
 
     def run(arrays: Arrays) -> list[NDArray[Any]]:
         a, b = arrays[0], arrays[1]
-        return [add(lefts(a), rights(b), sign, bits, finish)]
+        return [in_blocks(lambda p, q: add(lefts(p), rights(q), sign, bits, finish), a, b)]
 
     return run
 

@@ -1,5 +1,6 @@
 """AVERAGE_POOL_2D: the sum of the taps inside the image times 1 / n, as the device forms 1 / n."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -7,6 +8,7 @@ from numpy.typing import NDArray
 
 from tf_requant.model.ops import Padding, fused_activation
 from tf_requant.numerics.arithmetic import AveragePoolStyle
+from tf_requant.numerics.output_stage import BLOCK
 from tf_requant.numerics.rounding import Rounding, divide, round_real, shift_right
 from tf_requant.simulator.geometry import Geometry, strides
 from tf_requant.simulator.site import Arrays, Kernel, Site, activation_limits, point
@@ -25,12 +27,18 @@ def prepare(site: Site) -> Kernel:
         geometry = Geometry.of(
             (image.shape[1], image.shape[2]), kernel, strides(op), padding=Padding(op.attrs["padding"])
         )
-        return [pool(image, geometry, style, zero_point).clip(low, high).astype(image.dtype)]
+        return [pool(image, geometry, style, zero_point, lambda mean: mean.clip(low, high))]
 
     return run
 
 
-def pool(codes: NDArray[Any], geometry: Geometry, style: AveragePoolStyle, zero_point: int) -> NDArray[np.int64]:
+def pool(
+    codes: NDArray[Any],
+    geometry: Geometry,
+    style: AveragePoolStyle,
+    zero_point: int,
+    finish: Callable[[NDArray[np.int64]], NDArray[Any]],
+) -> NDArray[Any]:
     """The integer core.
 
     Args:
@@ -38,15 +46,20 @@ def pool(codes: NDArray[Any], geometry: Geometry, style: AveragePoolStyle, zero_
         geometry: where the window falls.
         style: how the sum is divided.
         zero_point: of the codes.
+        finish: clamps means, int64[...].
 
     Returns:
-        int64[N, rows, columns, C], not yet clamped.
+        codes [N, rows, columns, C].
     """
     taps = geometry.taps_inside((codes.shape[1], codes.shape[2]))[..., None]
-    result = np.empty((codes.shape[0], *geometry.output, codes.shape[3]), np.int64)
+    result = np.empty((codes.shape[0], *geometry.output, codes.shape[3]), codes.dtype)
     for image, out in zip(codes, result):
-        sums = geometry.windows(geometry.pad(image, 0, np.int64)).sum(axis=(2, 3))
-        out[...] = average(sums, taps, style, zero_point)
+        padded = geometry.pad(image, 0, image.dtype)
+        step = max(1, BLOCK // (geometry.output[1] * codes.shape[3]))
+        for start in range(0, geometry.output[0], step):
+            count = min(step, geometry.output[0] - start)
+            sums = geometry.windows(geometry.slab(padded, start, count), count).sum(axis=(2, 3), dtype=np.int64)
+            out[start : start + count] = finish(average(sums, taps[start : start + count], style, zero_point))
     return result
 
 

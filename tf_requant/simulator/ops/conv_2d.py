@@ -72,18 +72,20 @@ def _image(codes: NDArray[Any], layer: Layer, geometry: Geometry, out: NDArray[A
             layer.from_windows(flat[start : start + step].astype(dtype), target[start : start + step])
         layer.settle()
         return
-    windows = geometry.windows(geometry.pad(codes, layer.weights.pad, dtype))
-    depth = windows.shape[2] * windows.shape[3] * windows.shape[4]
+    padded = geometry.pad(codes, layer.weights.pad, codes.dtype)
+    depth = geometry.kernel[0] * geometry.kernel[1] * codes.shape[2]
     step = max(1, layer.rows(depth, outputs) // columns)
     for start in range(0, rows, step):
-        block = windows[start : start + step]
-        layer.from_windows(block.reshape(-1, depth), out[start : start + step].reshape(-1, outputs))
+        count = min(step, rows - start)
+        # Only these rows leave the codes' own type.
+        block = geometry.windows(geometry.slab(padded, start, count).astype(dtype), count)
+        layer.from_windows(block.reshape(-1, depth), out[start : start + count].reshape(-1, outputs))
     layer.settle()
 
 
 def layer(
     site: Site,
-    filter_: NDArray[np.int64],
+    filter_: NDArray[np.int16],
     bias: NDArray[np.int64],
     stage: OutputStage,
     bias_dtype: str,
@@ -94,7 +96,7 @@ def layer(
 
     Args:
         site: the op.
-        filter_: int64[taps, inputs, outputs], zero point off.
+        filter_: int16[taps, inputs, outputs], zero point off.
         bias: int64[outputs].
         stage: the output stage of those outputs.
         bias_dtype: of the bias tensor, "" without one.
@@ -162,15 +164,15 @@ def geometry(site: Site) -> Any:
     return of
 
 
-def filter_codes(weights: Tensor, axis: int) -> NDArray[np.int64]:
-    """The filter's codes minus its zero points (per channel of `axis`), int64 of its shape."""
+def filter_codes(weights: Tensor, axis: int) -> NDArray[np.int16]:
+    """The filter's codes minus its zero points (per channel of `axis`), int16 of its shape."""
     quant = quant_of(weights)
     points = quant.zero_point
     if points.size > 1:
         shape = [1] * len(weights.shape)
         shape[axis] = -1
         points = points.reshape(shape)
-    return np.asarray(np.asarray(weights.data).astype(np.int64) - points)
+    return np.asarray(np.asarray(weights.data).astype(np.int16) - points.astype(np.int16))
 
 
 def bias_codes(bias: Tensor | None, outputs: int) -> NDArray[np.int64]:

@@ -65,24 +65,27 @@ def _image(codes: NDArray[Any], layer: Layer, geometry: Geometry, out: NDArray[A
         layer.fast.depthwise(padded, layer.weights.filter[:, 0].astype(np.int32), geometry, layer.screen, out)
         return
     dtype = np.int64 if layer.stepwise else layer.precision
-    phases = _phases(geometry.pad(codes, layer.weights.pad, dtype), geometry.stride[1])
+    padded = geometry.pad(codes, layer.weights.pad, codes.dtype)
     taps = layer.weights.filter[:, 0]
-    if layer.stepwise:
-        every = [_tap(phases, geometry, t, 0, rows).reshape(-1) for t in range(len(taps))]
-        _stepwise(np.stack(every, axis=1), layer, out.reshape(-1, channels))
-        return
     # Weights laid along a whole row, so that the innermost loop is long even for few channels.
     weights = np.tile(taps.astype(dtype), (1, columns))
     step = max(1, BLOCK // lane)
     total, product = np.empty((step, lane), dtype), np.empty((step, lane), dtype)
     for start in range(0, rows, step):
         count = min(step, rows - start)
+        # Only these rows leave the codes' own type.
+        phases = _phases(geometry.slab(padded, start, count).astype(dtype), geometry.stride[1])
+        target = out[start : start + count].reshape(-1, channels)
+        if layer.stepwise:
+            every = [_tap(phases, geometry, t, count).reshape(-1) for t in range(len(taps))]
+            _stepwise(np.stack(every, axis=1), layer, target)
+            continue
         for t, row in enumerate(weights):
-            part = _tap(phases, geometry, t, start, count).reshape(count, lane)
+            part = _tap(phases, geometry, t, count).reshape(count, lane)
             np.multiply(part, row, out=product[:count] if t else total[:count])
             if t:
                 np.add(total[:count], product[:count], out=total[:count])
-        layer.finish(total[:count].reshape(-1, channels), out[start : start + count].reshape(-1, channels))
+        layer.finish(total[:count].reshape(-1, channels), target)
     layer.settle()
 
 
@@ -91,13 +94,13 @@ def _phases(padded: NDArray[Any], stride: int) -> list[NDArray[Any]]:
     return [padded] if stride == 1 else [np.ascontiguousarray(padded[:, p::stride]) for p in range(stride)]
 
 
-def _tap(phases: list[NDArray[Any]], geometry: Geometry, tap: int, start: int, count: int) -> NDArray[Any]:
-    """What one tap sees in some output rows: a view [count, columns * channels]."""
+def _tap(phases: list[NDArray[Any]], geometry: Geometry, tap: int, count: int) -> NDArray[Any]:
+    """What one tap sees in the output rows of a slab: a view [count, columns * channels]."""
     row, column = divmod(tap, geometry.kernel[1])
     (down, right), (dilate_rows, dilate_columns) = geometry.stride, geometry.dilation
     offset, phase = divmod(column * dilate_columns, right)
     source = phases[phase]
-    first = start * down + row * dilate_rows
+    first = row * dilate_rows
     lines = source.reshape(source.shape[0], -1)[first : first + (count - 1) * down + 1 : down]
     channels = source.shape[2]
     return lines[:, offset * channels : (offset + geometry.output[1]) * channels]

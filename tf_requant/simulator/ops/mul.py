@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from tf_requant.numerics.integers import largest
 from tf_requant.simulator.site import Arrays, Kernel, Site, centered, scale
-from tf_requant.simulator.tables import all_codes
+from tf_requant.simulator.tables import all_codes, in_blocks
 
 
 def prepare(site: Site) -> Kernel:
@@ -20,7 +20,7 @@ def prepare(site: Site) -> Kernel:
 
     def run(arrays: Arrays) -> list[NDArray[Any]]:
         a, b = arrays[0], arrays[1]
-        return [multiply(centered(a, left), centered(b, right), finish)]
+        return [in_blocks(lambda p, q: multiply(centered(p, left), centered(q, right), finish), a, b)]
 
     return run
 

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from tf_requant.model.ops import Activation
 from tf_requant.simulator.ops.leaky_relu import split_at_zero
 from tf_requant.simulator.site import Arrays, Kernel, Site, centered, scale
+from tf_requant.simulator.tables import in_blocks
 
 
 def prepare(site: Site) -> Kernel:
@@ -18,10 +19,13 @@ def prepare(site: Site) -> Kernel:
     above = site.stage(site.rescale((scale(data),), scale(target), rule), activation=Activation.NONE)
     below = site.stage(site.rescale((scale(data), scale(slope)), scale(target), rule), activation=Activation.NONE)
 
-    def run(arrays: Arrays) -> list[NDArray[Any]]:
-        codes, alpha = arrays[0], arrays[1]
+    def function(codes: NDArray[Any], alpha: NDArray[Any]) -> NDArray[Any]:
         value = centered(codes, data)
         product = value * centered(alpha, slope)
-        return [split_at_zero(site, np.broadcast_to(value, product.shape), product, above, below)]
+        return split_at_zero(site, np.broadcast_to(value, product.shape), product, above, below)
+
+    def run(arrays: Arrays) -> list[NDArray[Any]]:
+        codes, alpha = arrays[0], arrays[1]
+        return [in_blocks(function, codes, alpha)]
 
     return run

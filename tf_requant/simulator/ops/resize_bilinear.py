@@ -1,10 +1,12 @@
 """RESIZE_BILINEAR: 10-bit coordinates and a 20-bit product for int8 and int16; float32 weights for uint8."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tf_requant.numerics.output_stage import BLOCK
 from tf_requant.numerics.rounding import Rounding, shift_right
 from tf_requant.simulator.site import Arrays, Kernel, Site
 
@@ -28,11 +30,23 @@ def prepare(site: Site) -> Kernel:
 def in_integers(codes: NDArray[Any], size: tuple[int, int], align: bool, half: bool) -> NDArray[Any]:
     """TFLite's ResizeBilinearInteger: codes [N, H, W, C] -> [N, rows, columns, C]."""
     (top, bottom, down), (left, right, across) = (_fixed(codes.shape[1 + i], size[i], align, half) for i in (0, 1))
-    value, down, across = codes.astype(np.int64), down[:, None, None], across[None, :, None]
-    upper, lower = value[:, top], value[:, bottom]
-    total = upper[:, :, left] * (_ONE - down) * (_ONE - across) + lower[:, :, left] * down * (_ONE - across)
-    total += upper[:, :, right] * (_ONE - down) * across + lower[:, :, right] * down * across
-    return np.asarray(shift_right(total, 2 * _BITS, Rounding.HALF_AWAY), codes.dtype)
+    result = np.empty((codes.shape[0], *size, codes.shape[3]), codes.dtype)
+    across = across[None, :, None]
+    for image, rows in _rows(codes, result):
+        upper, lower = (codes[image, edge[rows]].astype(np.int64) for edge in (top, bottom))
+        below = down[rows, None, None]
+        total = upper[:, left] * (_ONE - below) * (_ONE - across) + lower[:, left] * below * (_ONE - across)
+        total += upper[:, right] * (_ONE - below) * across + lower[:, right] * below * across
+        result[image, rows] = shift_right(total, 2 * _BITS, Rounding.HALF_AWAY)
+    return result
+
+
+def _rows(codes: NDArray[Any], result: NDArray[Any]) -> Iterator[tuple[int, slice]]:
+    """Blocks of output rows, as (image, rows): the temporaries of a block stay small."""
+    step = max(1, BLOCK // (result.shape[2] * result.shape[3]))
+    for image in range(codes.shape[0]):
+        for start in range(0, result.shape[1], step):
+            yield image, slice(start, start + step)
 
 
 def _fixed(edge: int, size: int, align: bool, half: bool) -> tuple[NDArray[np.int64], ...]:
@@ -54,15 +68,15 @@ def in_float32(codes: NDArray[Any], size: tuple[int, int], align: bool, half: bo
     one = np.float32(1)
     down, across = down[:, None, None], across[None, :, None]
     result = np.empty((codes.shape[0], *size, codes.shape[3]), codes.dtype)
-    for image, out in zip(codes, result):
-        value = image.astype(np.float32)
-        upper, lower = value[top], value[bottom]
-        total = upper[:, left] * (one - down) * (one - across)
-        total += lower[:, left] * down * (one - across)
-        total += upper[:, right] * (one - down) * across
-        total += lower[:, right] * down * across
+    for image, rows in _rows(codes, result):
+        upper, lower = (codes[image, edge[rows]].astype(np.float32) for edge in (top, bottom))
+        below = down[rows]
+        total = upper[:, left] * (one - below) * (one - across)
+        total += lower[:, left] * below * (one - across)
+        total += upper[:, right] * (one - below) * across
+        total += lower[:, right] * below * across
         total += np.float32(0.5)
-        np.copyto(out, total, casting="unsafe")
+        np.copyto(result[image, rows], total, casting="unsafe")
     return result
 
 

@@ -11,6 +11,7 @@ from tf_requant.model.quant import code_limits
 from tf_requant.numerics.arithmetic import Requantizer
 from tf_requant.numerics.fixed_point import Rescale, quantize_multiplier
 from tf_requant.numerics.gemmlowp import INT32
+from tf_requant.numerics.output_stage import BLOCK
 from tf_requant.numerics.rounding import Rounding, round_real, shift_right
 from tf_requant.simulator.site import Arrays, Kernel, Site, rescale_of, scale
 
@@ -35,8 +36,12 @@ def prepare(site: Site) -> Kernel:
 
     def run(arrays: Arrays) -> list[NDArray[Any]]:
         codes = arrays[0]
-        rows = codes.reshape(-1, codes.shape[-1]).astype(np.int64)
-        return [core(rows).reshape(codes.shape).astype(dtype)]
+        rows = codes.reshape(-1, codes.shape[-1])
+        result = np.empty(rows.shape, dtype)
+        step = max(1, BLOCK // rows.shape[1])
+        for start in range(0, len(rows), step):
+            result[start : start + step] = core(rows[start : start + step].astype(np.int64))
+        return [result.reshape(codes.shape)]
 
     return run
 
