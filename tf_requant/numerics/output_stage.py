@@ -6,6 +6,7 @@ rounds. Where the result lies so near a half that the bound, or a rounding stage
 otherwise, that element alone is computed by the definition. No element is ever rounded on trust.
 """
 
+import threading
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +27,18 @@ _TOO_WIDE = 0.04
 """A screen sends twice this share of the elements to the definition; above it, the definition for all is sooner done."""
 _LANE = 768
 """Elements that the innermost loop should run over at least; narrower channel vectors are tiled to it."""
+
+
+_buffers = threading.local()
+
+
+def _scratch(shape: tuple[int, ...], precision: np.dtype[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Two buffers that every screen of a thread uses in turn: fresh memory would cost more than the arithmetic."""
+    size = int(np.prod(shape)) * precision.itemsize
+    if getattr(_buffers, "bytes", np.empty((2, 0))).shape[1] < size:
+        _buffers.bytes = np.empty((2, size), np.uint8)
+    first, second = (half[:size].view(precision).reshape(shape) for half in _buffers.bytes)
+    return first, second
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,7 +95,6 @@ class Screen:
             self.threshold = 0.5 - self._doubt(factor, offset, bound)
         self._vectors = {1: self._typed(factor, offset, 1), self.tile: self._typed(factor, offset, self.tile)}
         self.threshold = self.precision.type(self.threshold)
-        self._scratch = np.empty((2, 0), self.precision)
         self._pending: list[tuple[NDArray[Any], NDArray[np.int64], NDArray[Any]]] = []
 
     @staticmethod
@@ -144,8 +156,6 @@ class Screen:
             out: the stage's dtype [n, C], C-contiguous.
         """
         n, channels = accumulator.shape
-        if self._scratch.shape[1] < accumulator.size:
-            self._scratch = np.empty((2, accumulator.size), self.precision)
         whole = n // self.tile * self.tile
         if whole:
             lane = self.tile * channels
@@ -155,7 +165,7 @@ class Screen:
 
     def _block(self, accumulator: NDArray[Any], out: NDArray[Any], tile: int) -> None:
         factor, offset = self._vectors[tile]
-        real = self._scratch[0, : accumulator.size].reshape(accumulator.shape)
+        real, code = _scratch(accumulator.shape, self.precision)
         np.multiply(accumulator, factor, out=real)
         np.add(real, offset, out=real)
         np.clip(real, self.stage.low, self.stage.high, out=real)
@@ -163,7 +173,6 @@ class Screen:
             np.floor(real, out=real)
             np.copyto(out, real, casting="unsafe")
             return
-        code = self._scratch[1, : accumulator.size].reshape(accumulator.shape)
         round_half_even(real, out=code)
         np.copyto(out, code, casting="unsafe")
         np.subtract(real, code, out=real)
