@@ -34,7 +34,7 @@ ROWS = {
 
 # name: accumulator, (multiplier bits, shift range, stages), ADD, average pool
 HARDWARE = {
-    "ethos_u": ((40, "wrap", None), (31, (-30, 31), "31 HALF_UP, rest HALF_AWAY"), ("tflite", 20, None), ("reciprocal", 31, "HALF_AWAY")),
+    "ethos_u": ((40, "wrap", None), (31, (-31, 32), "31 HALF_UP, rest HALF_AWAY"), ("tflite", 20, None), ("reciprocal", 31, "HALF_AWAY")),
     "nvdla_int8": ((34, "saturate", 32), (15, (-15, 16), "rest HALF_AWAY"), ("tflite", 8, "HALF_AWAY"), ("multiply_shift", 16, "HALF_AWAY")),
     "dpu_pow2": ((32, "saturate", None), (0, (-7, 31), "rest HALF_UP"), ("shift_align", 20, "HALF_UP"), ("multiply_shift", 15, "HALF_UP")),
     "esp32s3_pow2": ((40, "saturate", None), (0, (-7, 31), "rest HALF_UP"), ("shift_align", 20, "HALF_UP"), ("multiply_shift", 15, "HALF_UP")),
@@ -132,6 +132,11 @@ def test_published_hardware_lists_only_ops_with_a_kernel_of_its_type_and_cites_o
     assert all(any(mark in source for mark in cited) or "NN_ROUND" in source or "CMSIS-NN" in source for source in target.sources.values())
 
 
+def test_the_tables_of_ethos_u_come_from_float64_rounded_half_away() -> None:
+    lookup = load_target("ethos_u").lookup
+    assert (lookup.ops, lookup.precision, lookup.rounding.value) == (("LOGISTIC", "TANH"), "float64", "HALF_AWAY")
+
+
 def test_int16_convolutions_round_once_on_ethos_u_and_its_fully_connected_is_in_fixed_point() -> None:
     arithmetic = load_target("ethos_u").arithmetic
     assert arithmetic.requantizer_of("CONV_2D", "int16", "int64").multiplier_bits == 15
@@ -193,7 +198,7 @@ def test_a_tflite_target_computes_as_the_reference_kernels_do(name: str) -> None
         ("tflite_uint8", ()),
         ("ethos_u", ("CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV")),
         ("nvdla_int8", ("CONV_2D", "FULLY_CONNECTED")),
-        ("esp32p4_pow2", ("CONV_2D", "FULLY_CONNECTED")),
+        ("esp32p4_pow2", ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")),
     ],
 )
 def test_a_built_in_names_the_ops_with_per_channel_weights(name: str, per_channel: tuple[str, ...]) -> None:
