@@ -384,7 +384,8 @@ def mean(site: Site) -> Results:
     """The mean over some axes, rescaled.
 
     A dividing arithmetic with multipliers does as TFLite: sum * (m << k) // n, with the k bits that keep m precise.
-    One that rescales in floats does as XNNPACK: sum * (s / (s_out * n)). Any other takes the pool's mean and requantizes that where the scales differ.
+    One that rescales in floats does as XNNPACK: sum * (s / (s_out * n)). Any other takes the pool's mean and
+    requantizes that where the scales differ.
     """
     (x, along), y, rule, style = site.x, site.y, site.rule, site.arithmetic.average_pool
     axes = {a % len(x.shape) for a in along.flat}

@@ -86,11 +86,15 @@ def aligned(wanted: NDArray[np.float64], bits: int) -> tuple[NDArray[np.int64], 
     """
     low, high, most = -(1 << (bits - 1)), (1 << (bits - 1)) - 1, INT32 - bits
     held = np.clip(wanted, float(low << most), float(high << most))
-    for shift in range(most + 1):
-        mantissas = round_real(held / 2.0**shift, Rounding.HALF_AWAY)
-        if mantissas.min(initial=0) >= low and mantissas.max(initial=0) <= high:
-            break
-    return mantissas.astype(np.int64) << shift, shift
+
+    def mantissas(shift: int) -> NDArray[np.int64]:
+        return round_real(held / 2.0**shift, Rounding.HALF_AWAY).astype(np.int64)
+
+    def fits(codes: NDArray[np.int64]) -> bool:
+        return bool(codes.min(initial=0) >= low and codes.max(initial=0) <= high)
+
+    shift = next(s for s in range(most + 1) if fits(mantissas(s)))
+    return mantissas(shift) << shift, shift
 
 
 def _whole_bias(
