@@ -6,12 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tf_requant import Result, builtin_targets, requantize
+from tf_requant import Result, Simulation, builtin_targets, load_target, requantize
 from tf_requant.errors import UnsupportedModelError
 from tf_requant.io.tflite import read
 from tf_requant.model.graph import Graph, Op
 from tf_requant.runtime import prove_runs
 from tf_requant.sample import model_path
+from tf_requant.validation.legality import check_legality
 
 ROOT = Path(__file__).resolve().parents[2]
 MODELS = ROOT / os.environ.get("TF_REQUANT_SHARED", "../shared") / "models"
@@ -19,6 +20,7 @@ UNQUANTIZED = ("resnet8_cifar10_float", "mnv2_cifar_float", "invalid_model_invok
 QUANTIZED = sorted(p for p in MODELS.rglob("*.tflite") if p.stem not in UNQUANTIZED)
 SMALL = [p for p in QUANTIZED if p.stat().st_size < 400_000]
 TARGETS = [t for t in builtin_targets() if t.startswith(("tflite_", "nna_"))]
+HARDWARE = [t for t in builtin_targets() if t not in TARGETS]
 NAMES = {"ids": lambda p: p.stem}
 
 HOST = {"SOFTMAX", "ARG_MAX", "LOGISTIC", "TANH", "UNIDIRECTIONAL_SEQUENCE_LSTM", "CUSTOM"}
@@ -56,14 +58,31 @@ def test_every_model_converts_and_only_the_inevitable_stays_on_the_host(path, ta
     assert read(result.model_bytes).warnings == ()
 
 
-@pytest.mark.parametrize("target", ["tflite_int8", "tflite_int16x8", "nna_usym8_pow2"])
+@pytest.mark.parametrize("target", HARDWARE)
+@pytest.mark.parametrize("path", QUANTIZED, **NAMES)
+def test_every_model_converts_for_published_hardware_and_obeys_it(path, target):
+    result = read(requantize(path, target).model_bytes)
+    assert result.warnings == () and check_legality(result, load_target(target)).violations == ()
+
+
+@pytest.mark.parametrize("target", HARDWARE)
+def test_what_published_hardware_runs_the_simulator_runs_by_its_arithmetic(target):
+    result = requantize(model_path(), target)
+    host = {where for where, _ in result.report.host_ops}
+    with Simulation(result.model, target) as simulation:
+        elsewhere = [where for where, place in simulation.report.placed if place.where != "device"]
+    names = {where.split(", output ")[1] for where in host}
+    assert [where for where in elsewhere if "(QUANTIZE," not in where and where.split(", output ")[1] not in names] == []
+
+
+@pytest.mark.parametrize("target", ["tflite_int8", "tflite_int16x8", "nna_usym8_pow2", *HARDWARE])
 @pytest.mark.parametrize("path", [model_path(), *SMALL], **NAMES)
 def test_a_converted_small_model_runs_in_all_three_resolvers(path, target):
     prove_runs(requantize(path, target).model_bytes)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("target", [*TARGETS, *HARDWARE])
 @pytest.mark.parametrize("path", QUANTIZED, **NAMES)
 def test_every_converted_model_runs_in_all_three_resolvers(path, target):
     if not runs_here(path):

@@ -384,15 +384,18 @@ def mean(site: Site) -> Results:
     """The mean over some axes, rescaled.
 
     A dividing arithmetic with multipliers does as TFLite: sum * (m << k) // n, with the k bits that keep m precise.
-    Any other takes the pool's mean and requantizes that where the scales differ.
+    One that rescales in floats does as XNNPACK: sum * (s / (s_out * n)). Any other takes the pool's mean and
+    requantizes that where the scales differ.
     """
     (x, along), y, rule, style = site.x, site.y, site.rule, site.arithmetic.average_pool
     axes = {a % len(x.shape) for a in along.flat}
     n = math.prod(x.shape[a] for a in axes)
-    as_tflite = style.style == "divide" and rule.kind == "multiplier_shift" and all(row[0] != n for row in style.table)
+    divides = style.style == "divide" and all(row[0] != n for row in style.table)
 
     def one(codes: list[int]) -> int:
-        if as_tflite:
+        if divides and rule.kind in ("float32", "float64"):
+            return requant(sum(codes) - n * x.z, (x.s / (y.s * n),), 1.0, rule)
+        if divides and rule.kind == "multiplier_shift":
             m, shift = encode(x.s / y.s, rule.multiplier_bits)
             k = min(n.bit_length() - 1, 32, 31 - shift)
             return rescale(sum(codes) - n * x.z, (m << k) // n, shift + k, rule.multiplier_bits, rule.stages)

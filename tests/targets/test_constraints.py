@@ -52,7 +52,19 @@ EXAMPLES: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
         FREE, {"requantizer": {"stages": TWO_STAGES[:1]}}, 'the stages are [{"drop": 31, "rounding": "HALF_UP"}]'),
     "only_a_multiplier_has_several_stages": (
         SHIFT, {"requantizer": {"stages": TWO_STAGES}}, 'Got requantizer.kind "shift" with requantizer.stages [{"drop": 31'),
-    "multiply_shift_pools_have_multiplier_bits": (
+    "power_of_two_biases_need_power_of_two_scales": (
+        FREE, {"bias": {"scale": "power_of_two"}}, 'but a scale is free. Got activation.scale "any" and weight.scale "any"'),
+    "the_requantizer_reads_no_more_than_the_accumulator": (
+        FREE, {"accumulator": {"output_bits": 34}}, "cannot read 34 bits of an accumulator of 32"),
+    "float32_adds_round_half_even": (
+        FREE, {"add": {"style": "float32", "rounding": "HALF_UP"}}, 'but add.rounding is "HALF_UP"'),
+    "pool_tables_belong_to_pools_that_multiply": (
+        FREE, {"average_pool": {"table": [[9, 7, 6]]}}, 'Got average_pool.style "divide" with average_pool.table [[9, 7, 6]]'),
+    "a_pool_table_names_each_window_once": (
+        FREE, {"average_pool": {"style": "multiply_shift", "table": [[9, 7, 6], [9, 57, 9]]}}, "average_pool.table is [[9, 7, 6], [9, 57, 9]]"),
+    "requantizers_by_op_name_known_ops": (
+        FREE, {"requantizer_by_op": {"CONV2D": {}, "CONV_2D:int16": {}}}, 'Got ["CONV2D"]'),
+    "pools_that_multiply_have_multiplier_bits": (
         FREE, {"average_pool": {"multiplier_bits": 15}}, 'Got average_pool.style "divide" with average_pool.multiplier_bits 15'),
     "activations_fit_a_tflite_file": (
         FREE, {"activation": {"bits": [8, 12]}}, "but activation.bits is [8, 12]"),
@@ -111,6 +123,12 @@ def test_a_contradiction_is_refused_with_its_sentence_and_the_real_values(name: 
     opening = (own.__doc__ or "").split("{")[0].split("\n")[0]
     assert [line for line in sentences if words in line and opening in line], sentences
     assert all(line.startswith(f"target {document['name']}: ") and "{activation" not in line for line in sentences)
+
+
+def test_a_reciprocal_pool_says_its_multiplier_bits() -> None:
+    with pytest.raises(TargetError, match='Got average_pool.style "reciprocal" with average_pool.multiplier_bits 0'):
+        load_target(broken(FREE, {"average_pool": {"style": "reciprocal"}}))
+    load_target(broken(FREE, {"average_pool": {"style": "reciprocal", "multiplier_bits": 31, "table": [[9, 1, 0]]}}))
 
 
 def test_all_contradictions_are_told_at_once() -> None:

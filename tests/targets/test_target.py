@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tf_requant.errors import TargetError
+from tf_requant.numerics.rounding import Rounding
 from tf_requant.targets import load_target
 
 DOCUMENT = {
@@ -76,6 +77,24 @@ def test_a_file_that_is_no_json_is_refused(tmp_path: Path) -> None:
         load_target(tmp_path / "absent.json")
 
 
+def test_a_target_with_every_optional_key_reads_back_equal() -> None:
+    own = {"kind": "float32", "ratio": "float32", "scale_product": "float32"}
+    target = load_target("nna_sym8").derive(
+        name="full",
+        accumulator={"bits": 34, "output_bits": 32},
+        requantizer={"ratio": "float32"},
+        requantizer_by_op={"MUL": own, "CONV_2D:int8": own, "CONV_2D:int16:int64": own},
+        add={"style": "float32"},
+        average_pool={"style": "reciprocal", "multiplier_bits": 31, "table": [[9, 7, 6], [4, 3, 62]]},
+    )
+    assert load_target(target.to_dict()) == target and target.derive() == target
+    assert hash(target) == hash(load_target(target.to_dict()))
+    assert (target.accumulator.output_bits, target.requantizer.ratio) == (32, "float32")
+    assert (target.add.rounding, target.average_pool.table) == (Rounding.HALF_EVEN, ((9, 7, 6), (4, 3, 62)))
+    assert target.arithmetic.requantizer_of("CONV_2D", "int8", "int32").kind == "float32"
+    assert target.derive(accumulator={"output_bits": None}).accumulator.output_bits is None
+
+
 def test_derive_changes_one_key_and_refuses_a_contradiction() -> None:
     target = load_target("nna_sym8_pow2").derive(name="wide", accumulator={"bits": 48})
     assert (target.name, target.accumulator.bits, target.accumulator.overflow) == ("wide", 48, "saturate")
@@ -107,6 +126,12 @@ def document_with(path: str, value: object) -> dict[str, object]:
         ("ops.CONV2D", {}, 'ops has the key "CONV2D", expected an op name in TFLite\'s spelling; did you mean "CONV_2D"?'),
         ("ops.CONV_2D", 3, "ops.CONV_2D is 3, expected an object"),
         ("ops.CONV_2D", {"kernel": 3}, "ops.CONV_2D.kernel is not a key of ops.CONV_2D; expected one of scale, kernel_max, stride_max, dilation; did you mean \"kernel_max\"?"),
+        ("requantizer_by_op", {"CONV_2D:int32": {}}, 'requantizer_by_op has the key "CONV_2D:int32", expected "OP", "OP:input type" or "OP:input type:bias type", such as "CONV_2D:int16:int64"'),
+        ("average_pool.table", [[9, 7]], "average_pool.table[0] is [9, 7], expected a triple [n, multiplier, bits] of integers"),
+        ("average_pool.table", [[0, 7, 6]], "average_pool.table[0][0] is 0, expected 1 or more"),
+        ("average_pool.table", [[9, 7, 63]], "average_pool.table[0][2] is 63, expected 62 or less"),
+        ("requantizer.ratio", "float16", 'requantizer.ratio is "float16", expected one of "float32", "float64"; did you mean "float64"?'),
+        ("accumulator.output_bits", 7, "accumulator.output_bits is 7, expected 8 or more"),
         ("schema_version", 2, "schema_version is 2, but this tf_requant reads version 1; update tf_requant or write the older format"),
         ("name", "my npu", "name is \"my npu\", expected letters, digits, '_', '-' and '.'"),
     ],
@@ -176,6 +201,8 @@ def test_derive_resets_what_the_changed_choice_made_void() -> None:
     assert channel.weight.per_channel_ops == ("CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV", "FULLY_CONNECTED")
     assert channel.derive(weight={"granularity": "tensor"}).weight.per_channel_ops == ()
     assert load_target("nna_sym8_pow2").derive(requantizer={"kind": "multiplier_shift"}).requantizer.multiplier_bits == 31
+    assert load_target("nna_sym8_pow2").derive(add={"style": "float32"}).add.rounding is Rounding.HALF_EVEN
+    assert load_target("nna_sym8_pow2").derive(add={"style": "tflite"}).add.rounding is None
 
 
 def test_derive_tells_which_facts_it_changed_and_drops_their_sources() -> None:

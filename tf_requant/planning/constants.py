@@ -6,11 +6,14 @@ from numpy.typing import NDArray
 from tf_requant.model.graph import Tensor
 from tf_requant.model.quant import QuantParams, code_limits
 from tf_requant.numerics.affine import reexpress
+from tf_requant.numerics.rounding import Rounding, round_real
 from tf_requant.plan import ConstantPlan
 from tf_requant.planning.activations import choose
 from tf_requant.planning.ranges import ValueRange
+from tf_requant.planning.schemes import bias_dtype
 from tf_requant.targets import Target
 
+INT32 = 32
 BIAS_LIMIT = 2**30
 """Half of int32: the other half is the accumulator's, which adds up beside the bias."""
 
@@ -41,21 +44,64 @@ def least_filter_scale(
 
 
 def plan_bias(
-    bias: Tensor | None, unit: NDArray[np.float64], gain: float, activation: QuantParams, weights: QuantParams, wide: bool
+    target: Target,
+    bias: Tensor | None,
+    unit: NDArray[np.float64],
+    gain: float,
+    activation: QuantParams,
+    weights: QuantParams,
 ) -> ConstantPlan:
     """The bias of a layer in the new accumulator's units.
 
     Args:
+        target: the accelerator.
         bias: the source's bias; None where the layer has none and needs one.
         unit: the source's accumulator scale, float64[1 or C].
         gain: the gain of the op's output.
         activation: the new parameters of the op's input.
         weights: the new parameters of the filter.
-        wide: whether the bias is int64 (int16 activations).
     """
-    new_unit = accumulator_scale(activation, weights)
+    plan = _whole_bias(bias, unit, gain, accumulator_scale(activation, weights), bias_dtype(target))
+    if target.bias.bits >= INT32 or bias is None or bias.data is None:
+        return plan
+    codes, shift = aligned(bias.data * np.asarray(plan.step, np.float64), target.bias.bits)
+    if plan.params is bias.quant and np.array_equal(codes, bias.data):
+        return plan
+    reason = f"{plan.reason}; mantissas of {target.bias.bits} bits, shifted left by {shift}"
+    return plan.with_(codes=codes.astype(plan.params.dtype), reason=reason)
+
+
+def aligned(wanted: NDArray[np.float64], bits: int) -> tuple[NDArray[np.int64], int]:
+    """Biases as mantissas of a few bits behind one left shift, the smallest at which every one fits.
+
+    >>> aligned(np.array([1000.0, -129.0, 12.0]), 8)
+    (array([1000, -128,   16]), 3)
+
+    Args:
+        wanted: the biases in accumulator units; beyond what a shifted mantissa reaches in 32 bits they saturate.
+        bits: the mantissa's width.
+
+    Returns:
+        The codes, int64 multiples of 2^shift, and the shift.
+    """
+    low, high, most = -(1 << (bits - 1)), (1 << (bits - 1)) - 1, INT32 - bits
+    held = np.clip(wanted, float(low << most), float(high << most))
+
+    def mantissas(shift: int) -> NDArray[np.int64]:
+        return round_real(held / 2.0**shift, Rounding.HALF_AWAY).astype(np.int64)
+
+    def fits(codes: NDArray[np.int64]) -> bool:
+        return bool(codes.min(initial=0) >= low and codes.max(initial=0) <= high)
+
+    shift = next(s for s in range(most + 1) if fits(mantissas(s)))
+    return mantissas(shift) << shift, shift
+
+
+def _whole_bias(
+    bias: Tensor | None, unit: NDArray[np.float64], gain: float, new_unit: NDArray[np.float64], dtype: str
+) -> ConstantPlan:
+    """The bias with every bit of its type in the file."""
     step = np.broadcast_to(unit * gain / new_unit, np.broadcast_shapes(unit.shape, new_unit.shape))
-    dtype = "int64" if wide else "int32"
     exact = bool((step == 1).all())
     if bias is not None and exact and bias.dtype == dtype and bias.quant is not None and _says(bias.quant, new_unit):
         return ConstantPlan(bias.quant, 1.0, "as in the source")

@@ -278,7 +278,6 @@ def _plan_layer(
     filter_plan = plan_filter(target, weights, row.channel_axis, y.gain / x.gain, channelwise, least, known)
     result = {(index, row.filter): filter_plan}
     if bias is not None or row.needs_bias:
-        wide = target.bias.bits == 64
-        result[index, row.bias] = plan_bias(bias, unit, y.gain, x.params, filter_plan.params, wide)
+        result[index, row.bias] = plan_bias(target, bias, unit, y.gain, x.params, filter_plan.params)
     return result
 

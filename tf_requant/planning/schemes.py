@@ -26,6 +26,11 @@ def weight_limits(target: Target) -> tuple[int, int]:
     return int(target.weight.narrow), 2**bits - 1
 
 
+def bias_dtype(target: Target) -> str:
+    """The integer type that biases take in the file: TFLite's kernels read an int64 behind 16-bit activations only."""
+    return "int64" if target.bias.bits > 32 and activation_dtype(target) == "int16" else "int32"
+
+
 def per_channel(target: Target, op_code: str, row: OpInfo) -> bool:
     """Whether this op's weights may have one scale per output channel."""
     return target.weight.granularity == "channel" and op_code in target.weight.per_channel_ops and row.filter is not None

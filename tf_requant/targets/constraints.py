@@ -10,7 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from tf_requant.numerics.rounding import Rounding
 from tf_requant.targets.document import FILTER_OPS, plain, resolves
+from tf_requant.targets.schema_check import schema
 
 if TYPE_CHECKING:
     from tf_requant.targets.target import Target
@@ -52,6 +54,24 @@ def bias_fits_the_accumulator(target: "Target") -> bool:
     return target.bias.bits <= target.accumulator.bits
 
 
+def power_of_two_biases_need_power_of_two_scales(target: "Target") -> bool:
+    """A shift aligns a power-of-two bias only where s_in * s_w is a power of two too, but a scale is free.
+
+    Got activation.scale {activation.scale} and weight.scale {weight.scale}; set both to "power_of_two", or
+    bias.scale to "input_times_weight".
+    """
+    free = "any" in (target.activation.scale, target.weight.scale)
+    return not (free and target.bias.scale == "power_of_two")
+
+
+def the_requantizer_reads_no_more_than_the_accumulator(target: "Target") -> bool:
+    """A requantizer cannot read {accumulator.output_bits} bits of an accumulator of {accumulator.bits}.
+
+    Leave out accumulator.output_bits, or narrow it.
+    """
+    return target.accumulator.output_bits is None or target.accumulator.output_bits <= target.accumulator.bits
+
+
 def a_multiplier_has_bits(target: "Target") -> bool:
     """A "multiplier_shift" requantizer needs at least one multiplier bit, but multiplier_bits is 0; TFLite's has 31."""
     return target.requantizer.multiplier_bits > 0 or target.requantizer.kind != "multiplier_shift"
@@ -88,12 +108,39 @@ def only_a_multiplier_has_several_stages(target: "Target") -> bool:
     return len(target.requantizer.stages) == 1 or target.requantizer.kind == "multiplier_shift"
 
 
-def multiply_shift_pools_have_multiplier_bits(target: "Target") -> bool:
-    """An average pool of style "multiply_shift" needs multiplier bits, and of style "divide" it has none.
+def float32_adds_round_half_even(target: "Target") -> bool:
+    """An ADD of style "float32" rounds half to even, but add.rounding is {add.rounding}; leave it out."""
+    return target.add.style != "float32" or target.add.rounding in (None, Rounding.HALF_EVEN)
+
+
+def pools_that_multiply_have_multiplier_bits(target: "Target") -> bool:
+    """An average pool that multiplies by 1 / n needs multiplier bits, and of style "divide" it has none.
 
     Got average_pool.style {average_pool.style} with average_pool.multiplier_bits {average_pool.multiplier_bits}.
     """
-    return (target.average_pool.multiplier_bits > 0) == (target.average_pool.style == "multiply_shift")
+    return (target.average_pool.multiplier_bits > 0) == (target.average_pool.style != "divide")
+
+
+def pool_tables_belong_to_pools_that_multiply(target: "Target") -> bool:
+    """A table of multipliers belongs to an average pool that multiplies; empty average_pool.table.
+
+    Got average_pool.style {average_pool.style} with average_pool.table {average_pool.table}.
+    """
+    return target.average_pool.style != "divide" or not target.average_pool.table
+
+
+def a_pool_table_names_each_window_once(target: "Target") -> bool:
+    """A table of multipliers holds each window size once, but average_pool.table is {average_pool.table}."""
+    sizes = [taps for taps, _, _ in target.average_pool.table]
+    return len(set(sizes)) == len(sizes)
+
+
+def requantizers_by_op_name_known_ops(target: "Target") -> bool:
+    """Each key of requantizer_by_op begins with an op name in TFLite's spelling, such as CONV_2D:int16.
+
+    Got {unknown_requantizers}.
+    """
+    return not _unknown_requantizers(target)
 
 
 def activations_fit_a_tflite_file(target: "Target") -> bool:
@@ -203,12 +250,18 @@ CONSTRAINTS: tuple[Callable[["Target"], bool], ...] = (
     power_of_two_weights_are_symmetric,
     shift_align_needs_power_of_two_activations,
     bias_fits_the_accumulator,
+    power_of_two_biases_need_power_of_two_scales,
+    the_requantizer_reads_no_more_than_the_accumulator,
     a_multiplier_has_bits,
     only_a_multiplier_has_bits,
     shift_range_is_not_empty,
     the_last_stage_drops_the_rest,
     only_a_multiplier_has_several_stages,
-    multiply_shift_pools_have_multiplier_bits,
+    float32_adds_round_half_even,
+    pools_that_multiply_have_multiplier_bits,
+    pool_tables_belong_to_pools_that_multiply,
+    a_pool_table_names_each_window_once,
+    requantizers_by_op_name_known_ops,
     activations_fit_a_tflite_file,
     weights_fit_a_tflite_file,
     wide_activations_are_symmetric,
@@ -240,7 +293,13 @@ def sentence(constraint: Callable[["Target"], bool], target: "Target") -> str:
     """A constraint's docstring with the target's values filled in."""
     document = plain(target)
     document["unknown_sources"] = [path for path in target.sources if not resolves(document, path)]
+    document["unknown_requantizers"] = _unknown_requantizers(target)
     return _JsonFormatter().vformat(" ".join((constraint.__doc__ or constraint.__name__).split()), (), document)
+
+
+def _unknown_requantizers(target: "Target") -> list[str]:
+    known = schema()["$defs"]["op"]["enum"] if target.requantizer_by_op else []
+    return [key for key in target.requantizer_by_op if key.split(":")[0] not in known]
 
 
 def _broken(target: "Target") -> list[str]:

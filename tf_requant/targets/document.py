@@ -19,9 +19,13 @@ STAGES_BY_KIND: dict[str, list[dict[str, Any]]] = {
 VOID_AFTER = {
     ("weight", "granularity"): "per_channel_ops",
     ("requantizer", "kind"): "multiplier_bits",
+    ("add", "style"): "rounding",
     ("average_pool", "style"): "multiplier_bits",
 }
 """(section, choice) -> the key whose old value no other choice can keep."""
+
+ADD_ROUNDING = {"shift_align": "HALF_UP", "float32": "HALF_EVEN"}
+"""add.style -> the rounding that it takes where none is given; the style `tflite` takes the requantizer's stages."""
 
 
 def plain(value: Any) -> Any:
@@ -81,8 +85,8 @@ def complete(document: Mapping[str, Any]) -> dict[str, Any]:
     listed = FILTER_OPS if weight["granularity"] == "channel" else ()
     weight.setdefault("per_channel_ops", [op for op in listed if op in filled["ops"]])
     add, pool = dict(filled.get("add", {})), dict(filled.get("average_pool", {}))
-    if add.get("style") == "shift_align":
-        add.setdefault("rounding", "HALF_UP")
+    if add.get("style") in ADD_ROUNDING:
+        add.setdefault("rounding", ADD_ROUNDING[add["style"]])
     pool.setdefault("multiplier_bits", 15 if pool.get("style") == "multiply_shift" else 0)
     own = filled.get("requantizer_by_op", {})
     return {

@@ -66,11 +66,11 @@ def _sentences(error: Any) -> list[str]:
             if key not in known
         ]
     got = _show(error.instance)
+    # propertyNames reports a bad key as the instance, at the path of the object that holds it.
+    verb = "has the key" if "propertyNames" in error.absolute_schema_path else "is"
     if error.validator == "enum":
-        # propertyNames reports a bad key as the instance, at the path of the object that holds it.
-        verb = "has the key" if "propertyNames" in error.absolute_schema_path else "is"
         return [f"{where} {verb} {got}, expected {_choice(error)}{closest(error.instance, error.validator_value)}"]
-    return [f"{where or 'the target'} is {got}, expected {_expected(error)}"]
+    return [f"{where or 'the target'} {verb} {got}, expected {_expected(error)}"]
 
 
 _TYPES = {

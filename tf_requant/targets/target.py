@@ -81,7 +81,12 @@ class WeightScheme:
 
 @dataclass(frozen=True)
 class BiasScheme:
-    """How a bias is stored: its width, and whether its scale is s_in * s_w or a power of two of its own."""
+    """How a bias is stored.
+
+    Attributes:
+        bits: its width; below 32, a layer's biases are mantissas of that width, all shifted left by one amount.
+        scale: s_in * s_w, or a power of two of its own that the device aligns by a shift.
+    """
 
     bits: int = 32
     scale: Literal["input_times_weight", "power_of_two"] = "input_times_weight"
@@ -174,8 +179,8 @@ class Target:
     def derive(self, **changes: Any) -> "Target":
         """A variant: nested changes merge key by key, None deletes a key, anything else replaces.
 
-        A changed `weight.granularity`, `requantizer.kind` or `average_pool.style` resets the key that only made
-        sense before (`per_channel_ops`, `multiplier_bits`), unless the same call gives it.
+        A changed `weight.granularity`, `requantizer.kind`, `add.style` or `average_pool.style` resets the key that
+        only made sense before (`per_channel_ops`, `multiplier_bits`, `rounding`), unless the same call gives it.
 
         >>> load_target("nna_sym8").derive(name="x", weight={"granularity": "channel"}).weight.per_channel_ops
         ('CONV_2D', 'DEPTHWISE_CONV_2D', 'TRANSPOSE_CONV', 'FULLY_CONNECTED')
@@ -272,7 +277,7 @@ def _build(document: Mapping[str, Any]) -> Target:
         "requantizer": _requantizer(full["requantizer"]),
         "requantizer_by_op": {op: _requantizer(section) for op, section in full["requantizer_by_op"].items()},
         "add": AddStyle(**_rounded(full["add"])),
-        "average_pool": AveragePoolStyle(**_rounded(full["average_pool"])),
+        "average_pool": AveragePoolStyle(**_tuples(_rounded(full["average_pool"]))),
         "lookup": Lookup(**_tuples(_rounded(full.get("lookup", {})))),
         "ops": {op: OpRule(**rule) for op, rule in full["ops"].items()},
     }
@@ -285,7 +290,11 @@ def _requantizer(section: Mapping[str, Any]) -> Requantizer:
 
 
 def _tuples(section: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: tuple(value) if isinstance(value, list) else value for key, value in section.items()}
+    return {key: _frozen(value) for key, value in section.items()}
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(_frozen(item) for item in value) if isinstance(value, list) else value
 
 
 def _rounded(section: Mapping[str, Any]) -> dict[str, Any]:

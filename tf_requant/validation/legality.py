@@ -1,12 +1,14 @@
 """Legality: whether a written model obeys its target. Shares no code with planning, rewrite or corrections.
 
-The judge decides for itself which ops are on the accelerator: those that the target lists, that work on
-quantized tensors in the target's own type, and whose output TFLite doesn't fix at something that the
-target cannot hold. Every tensor that such an op touches has to obey the target's row.
+The judge decides for itself which ops are on the accelerator: those that the target lists, within the
+limits that it sets them, that work on quantized tensors in the target's own type, and whose output TFLite
+doesn't fix at something that the target cannot hold. Every tensor that such an op touches has to obey the target's row.
 """
 
 from dataclasses import dataclass
+from functools import reduce
 from math import frexp
+from operator import or_
 from typing import Any
 
 import numpy as np
@@ -102,6 +104,9 @@ class _Judge:
                 return "converts between host and accelerator"
         if self.target.rule(op.code) is None:
             return "the target does not list it"
+        beyond = self._beyond_limits(op)
+        if beyond:
+            return beyond
         row = info(op)
         assert row is not None
         if row.rule == "fixed" and self._activation_faults(self.graph.tensors[op.outputs[0]]):
@@ -129,7 +134,7 @@ class _Judge:
                 found.append(f"output {out.name!r} is {out.quant}, TFLite fixes it at scale {fixed[0]}, zero point {fixed[1]}")
         if row.filter is not None:
             found += self._layer_faults(op, row)
-        return found + self._limit_faults(op)
+        return found
 
     def _activations(self, op: Op) -> list[Tensor]:
         tensors = [self.graph.tensors[t] for t in dict.fromkeys((*op.inputs, *op.outputs)) if t >= 0]
@@ -212,9 +217,7 @@ class _Judge:
         found = []
         if row.bias is not None and len(op.inputs) > row.bias and op.inputs[row.bias] >= 0:
             bias = self.graph.tensors[op.inputs[row.bias]]
-            dtype = f"int{max(self.target.bias.bits, 32)}"
-            if bias.dtype != dtype:
-                found.append(f"bias {bias.name!r} is {bias.dtype}, expected {dtype}")
+            found += self._bias_faults(bias)
             if bias.quant is None or bias.quant.zero_point.any() or bias.quant.scale.size != unit.size:
                 found.append(f"bias {bias.name!r} has {bias.quant}, expected {unit.size} scales and zero point 0")
             elif not np.allclose(bias.quant.scale, unit, rtol=1e-6, atol=0):
@@ -229,23 +232,43 @@ class _Judge:
                     found.append(f"its multiplier {float(ratio):.6g} is no right shift between {lowest} and {highest}")
         return found
 
-    def _limit_faults(self, op: Op) -> list[str]:
-        rule, found = self.target.rule(op.code), []
-        if rule is None:
-            return []
+    def _bias_faults(self, bias: Tensor) -> list[str]:
+        """Whether a bias has the type that TFLite's kernels read, and codes that the target stores."""
+        bits, found = self.target.bias.bits, []
+        dtype = "int64" if self.dtype == "int16" and bits > 32 else "int32"
+        if bias.dtype != dtype:
+            found.append(f"bias {bias.name!r} is {bias.dtype}, expected {dtype}")
+        if bits >= 32 or bias.data is None:
+            return found
+        codes = [int(c) for c in bias.data.reshape(-1)]
+        # The lowest bit that any code sets: what all of them could be shifted by.
+        used = reduce(or_, codes, 0)
+        unit = used & -used or 1
+        lowest, highest = min(codes, default=0), max(codes, default=0)
+        if lowest < -(unit << (bits - 1)) or highest >= unit << (bits - 1):
+            found.append(
+                f"bias {bias.name!r} holds codes {lowest}..{highest} in steps of {unit}, "
+                f"expected mantissas of {bits} bits behind one left shift"
+            )
+        return found
+
+    def _beyond_limits(self, op: Op) -> str:
+        """Which limit of the target an op exceeds, or an empty string."""
+        rule = self.target.rule(op.code)
+        assert rule is not None
         strides = [int(op.attrs[k]) for k in ("stride_h", "stride_w") if k in op.attrs]
         dilations = [int(op.attrs[k]) for k in ("dilation_h_factor", "dilation_w_factor") if k in op.attrs]
         if rule.stride_max is not None and max(strides, default=1) > rule.stride_max:
-            found.append(f"its stride is {max(strides)}, the target allows {rule.stride_max}")
+            return f"its stride is {max(strides)}, the target allows {rule.stride_max}"
         if not rule.dilation and max(dilations, default=1) > 1:
-            found.append(f"its dilation is {max(dilations)}, the target allows none")
+            return f"its dilation is {max(dilations)}, the target allows none"
         row = info(op)
         sides = [int(op.attrs[k]) for k in ("filter_height", "filter_width") if k in op.attrs]
-        if row is not None and row.filter is not None:
+        if row is not None and row.filter is not None and len(self.graph.tensors[op.inputs[row.filter]].shape) == 4:
             sides = list(self.graph.tensors[op.inputs[row.filter]].shape[1:3])
         if rule.kernel_max is not None and max(sides, default=1) > rule.kernel_max:
-            found.append(f"its kernel is {max(sides)} wide, the target allows {rule.kernel_max}")
-        return found
+            return f"its kernel is {max(sides)} wide, the target allows {rule.kernel_max}"
+        return ""
 
     def _is_island(self, op: Op) -> bool:
         """Whether every activation of an op comes from and goes to a QUANTIZE op or another op off the target."""

@@ -7,7 +7,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tf_requant.numerics.fixed_point import Q31, Rescale
-from tf_requant.numerics.rounding import divide
 from tf_requant.simulator.ops.average_pool_2d import average
 from tf_requant.simulator.site import Arrays, Kernel, Site, point, rescale_of, same_params, scale
 
@@ -41,10 +40,11 @@ def mean_of(site: Site, count: int) -> Callable[[NDArray[np.int64]], NDArray[Any
     if style.style == "divide" and rule.kind in ("float32", "float64"):
         ratio = np.dtype(rule.kind).type(float(scale(data)) / (float(scale(target)) * count))
         return lambda sums: site.finish(sums, site.stage(rescale_of(ratio, rule)))
-    n = np.asarray(count)
+    n, zero_point = np.asarray(count), point(data)
 
     def finish(sums: NDArray[np.int64]) -> NDArray[Any]:
-        mean = divide(sums, n, style.rounding) if style.style == "divide" else average(sums, n, style, 0)
+        # The pool's own mean is of raw codes, which a rounding that leans to zero tells apart.
+        mean = average(sums + n * zero_point, n, style, zero_point) - zero_point
         if same_params(data, target):
             return np.asarray((mean + point(target)).clip(stage.low, stage.high).astype(stage.dtype))
         return site.finish(mean, stage)
