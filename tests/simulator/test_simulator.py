@@ -98,6 +98,15 @@ def test_a_ratio_that_a_shift_cannot_hold_runs_by_the_reference_rules_and_is_rep
         tf_requant.simulate(data, x, arithmetic="nna_sym8_pow2", strict=True)
 
 
+def test_an_op_that_the_target_does_not_list_runs_by_the_reference_rules() -> None:
+    x = np.random.default_rng(0).integers(-128, 128, (1, 8, 8, 3)).astype(np.int8)
+    with tf_requant.Simulation(small_net(), "nna_sym8") as simulation:
+        simulation.run(x)
+        elsewhere = [(where, p.where) for where, p in simulation.report.placed if p.where != "device"]
+    assert len(elsewhere) == 1 and "SOFTMAX" in elsewhere[0][0] and elsewhere[0][1] == "reference"
+    assert "does not list it" in str(simulation.report)
+
+
 def test_an_overflow_that_is_an_error_names_the_op() -> None:
     narrow = replace(NNA, accumulator=Accumulator(12, "error"))
     with pytest.raises(AccumulatorOverflow, match=r"op 0 \(CONV_2D"):

@@ -10,10 +10,9 @@ from numpy.typing import NDArray
 from tf_requant.errors import CalibrationError
 from tf_requant.io.data import InputSpec, Samples, feed
 from tf_requant.model.graph import Model
-from tf_requant.numerics.arithmetic import Arithmetic
 from tf_requant.pipeline.inputs import input_specs
 from tf_requant.pipeline.requantize import METADATA
-from tf_requant.pipeline.simulate import Simulation
+from tf_requant.pipeline.simulate import ArithmeticSource, Simulation
 from tf_requant.runtime import InterpreterProcess
 from tf_requant.simulator.profiles import TFLITE_REF
 from tf_requant.validation.exactness import Exactness
@@ -57,7 +56,7 @@ def interpreted(
 
 
 def simulated(
-    stack: ExitStack, model: Model, source: Model, arithmetic: Arithmetic
+    stack: ExitStack, model: Model, source: Model, arithmetic: ArithmeticSource
 ) -> Runner:
     """Runs a model in the simulator."""
     simulation = stack.enter_context(Simulation(model, arithmetic))

@@ -17,26 +17,38 @@ from tf_requant.simulator.engine import Engine
 from tf_requant.simulator.observe import Observation
 from tf_requant.simulator.profiles import PROFILES
 from tf_requant.simulator.simulator import Placed, Simulator
-from tf_requant.targets import builtin_targets, load_target
+from tf_requant.targets import Target, builtin_targets, load_target
 
 ArithmeticSource = TargetSource | Arithmetic
 Which = Literal["all", "outputs"]
 
 
-def load_arithmetic(source: ArithmeticSource) -> Arithmetic:
+def load_arithmetic(source: ArithmeticSource) -> tuple[Arithmetic, Target | None]:
     """The arithmetic that a profile's name, a target's name, a target file, a Target or an Arithmetic stands for.
+
+    Returns:
+        The arithmetic, and the target that it belongs to, if any.
 
     Raises:
         TargetError: there is no such name, or the file is no target.
     """
     if isinstance(source, Arithmetic):
-        return source
+        return source, None
     if isinstance(source, str) and source in PROFILES:
-        return PROFILES[source]
+        return PROFILES[source], None
     if isinstance(source, str) and not source.lower().endswith(".json") and source not in builtin_targets():
         names = ", ".join([*PROFILES, *builtin_targets()])
         raise TargetError(f'unknown arithmetic "{source}": expected one of {names}, or the path of a .json target file')
-    return load_target(source).arithmetic
+    target = load_target(source)
+    return target.arithmetic, target
+
+
+def _unlisted(graph: Graph, target: Target | None) -> dict[int, str]:
+    """The ops that a target leaves to its host, with the reason."""
+    if target is None:
+        return {}
+    reason = f"the target {target.name!r} does not list it"
+    return {index: reason for index, op in enumerate(graph.ops) if target.rule(op.code) is None}
 
 
 @dataclass(frozen=True)
@@ -114,7 +126,7 @@ class Simulation:
         engine: Engine = "auto",
     ) -> None:
         self.model = checked_model(model)
-        self.arithmetic = load_arithmetic(arithmetic)
+        self.arithmetic, target = load_arithmetic(arithmetic)
         self._host = Host(self.model)
         self._simulator = Simulator(
             self.model.main,
@@ -123,6 +135,7 @@ class Simulation:
             strict=strict,
             observe=observe,
             engine=engine,
+            host=_unlisted(self.model.main, target),
         )
         self.names = tensor_names(self.model.main)
 

@@ -160,7 +160,7 @@ def validate(
         done = None if progress is None else _progress(progress, n, len(samples), len(against))
         with ExitStack() as stack:
             if backend == SIMULATOR:
-                kinds = (TFLITE_REF, TFLITE_REF if target is None else load_target(target).arithmetic)
+                kinds = (TFLITE_REF, TFLITE_REF if target is None else load_target(target))
                 runners = [simulated(stack, m, source, a) for m, a in zip((source, candidate), kinds)]
             else:
                 pairs = ((reference_bytes, source), (candidate_bytes, candidate))

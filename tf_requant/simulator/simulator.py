@@ -48,6 +48,7 @@ class Simulator:
         strict: refuse every op that the arithmetic itself cannot run.
         observe: count saturations, ties and accumulator bits (slower: everything is computed by the definition).
         engine: what computes the layers; "auto" takes numba where it is installed.
+        host: ops that the device leaves to its host, by index, with the reason: they run by the reference rules.
 
     Raises:
         UnsupportedOpError: ops that cannot run, all of them in one message.
@@ -62,8 +63,10 @@ class Simulator:
         strict: bool = False,
         observe: bool = False,
         engine: Engine = "auto",
+        host: Mapping[int, str] | None = None,
     ) -> None:
         self.graph, self.arithmetic = graph, arithmetic
+        self._left_to_host = host or {}
         self._fast = compiled(engine)
         self._execute_host = execute_host
         self.observations = {i: self._observation(i) for i in range(len(graph.ops))} if observe else {}
@@ -98,6 +101,8 @@ class Simulator:
             return self._host_kernel(index), Placed(index, "host", "the simulator has no such op")
         observation = self.observations.get(index)
         try:
+            if index in self._left_to_host:
+                raise CannotRun(self._left_to_host[index])
             return prepare(Site(self.graph, index, self.arithmetic, observation, self._fast)), Placed(index, "device")
         except CannotRun as why:
             reason = str(why)
