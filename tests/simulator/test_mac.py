@@ -12,7 +12,10 @@ from tf_requant.simulator.mac import AccumulatorOverflow, Layer, Weights, hold, 
 from tf_requant.simulator.ops.fully_connected import connect
 
 
-def _layer(filter_: Any, dtype: str, ratio: float, bias: Any = None, accumulator: Accumulator = Accumulator()) -> Layer:
+REGISTER = Accumulator()
+
+
+def _layer(filter_: Any, dtype: str, ratio: float, bias: Any = None, accumulator: Accumulator = REGISTER) -> Layer:
     array = np.asarray(filter_, np.int64)[None]
     biases = np.zeros(array.shape[2], np.int64) if bias is None else np.asarray(bias, np.int64)
     stage = OutputStage(Rescale.of_ratio(ratio, Requantizer()), 0, -128, 127, "int8")
