@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import tf_requant
+from tests import builders
 from tf_requant import builtin_targets, requantize
 from tf_requant.cli.main import VERBS
 from tf_requant.sample import evaluation_path, model_path
@@ -254,6 +255,19 @@ def test_a_simulation_exits_0_and_writes_what_the_python_call_gives(tmp_path):
 def test_a_simulation_that_is_observed_prints_what_it_counted(tmp_path):
     done = simulate(tmp_path, "--observe", "--arithmetic=nna_sym8_pow2", "--strict=false")
     assert done.returncode == 0 and "accumulator: " in done.stdout and "bits at worst" not in done.stderr
+
+
+@pytest.mark.parametrize("name", ["file", "allow_pickle", "a/b:0"])
+def test_any_tensor_name_fits_the_archive(tmp_path, name):
+    b = builders.Builder()
+    data, output = b.activation([1, 4], "int8"), b.tensor([1, 4], "int8", 0.05, 0, name=name)
+    b.op("RELU", [data], [output], version=2)
+    (tmp_path / "m.tflite").write_bytes(b.finish([data], [output]))
+    np.save(tmp_path / "x.npy", np.asarray([[-1, 0, 1, 2]], np.int8))
+    done = run("simulate", f"--model={tmp_path / 'm.tflite'}", f"--input={tmp_path / 'x.npy'}", f"--output={tmp_path / 'y.npz'}")
+    assert done.returncode == 0, done.stderr
+    with np.load(tmp_path / "y.npz") as file:
+        assert file[name].tolist() == [[0, 0, 1, 2]]
 
 
 def test_an_unknown_arithmetic_exits_2_and_names_the_known_ones(tmp_path):

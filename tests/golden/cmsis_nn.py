@@ -13,6 +13,7 @@ from tf_requant.numerics.arithmetic import Accumulator, Requantizer, Stage
 from tf_requant.numerics.fixed_point import Rescale, narrowed
 from tf_requant.numerics.output_stage import OutputStage
 from tf_requant.numerics.rounding import Rounding
+from tf_requant.simulator import filters
 from tf_requant.simulator.geometry import Geometry
 from tf_requant.simulator.mac import Layer, Weights
 from tf_requant.simulator.ops import add, conv_2d, depthwise_conv_2d, fully_connected, mul, softmax, transpose_conv
@@ -89,7 +90,7 @@ def conv(case: Case) -> NDArray[Any]:
     groups = [
         case.layer(
             weights[i : i + each].transpose(1, 2, 0),
-            conv_2d.channels(stage, np.arange(i, i + each)),
+            filters.channels(stage, np.arange(i, i + each)),
             slice(i, i + each),
         )
         for i in range(0, outputs, each)

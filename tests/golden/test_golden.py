@@ -6,7 +6,7 @@ import numpy as np
 
 import tf_requant
 from tests.golden.cmsis_nn import UNSUPPORTED, Case, kind_of
-from tf_requant.pipeline.simulate import checked_model
+from tf_requant.pipeline.simulate import checked_model, tensor_names
 
 
 def test_every_cmsis_nn_case_is_reproduced(shared: Path) -> None:
@@ -41,8 +41,8 @@ def test_every_seanet_model_is_reproduced(shared: Path) -> None:
     for path in paths:
         with np.load(path) as file:
             model = checked_model(file["model"].tobytes())
-            tensors = [model.main.tensors[t] for t in model.main.inputs]
-            inputs = {t.name: file[f"input{i}"].astype(t.dtype).reshape(t.shape) for i, t in enumerate(tensors)}
+            names, tensors = tensor_names(model.main), [(t, model.main.tensors[t]) for t in model.main.inputs]
+            inputs = {names[i]: file[f"input{n}"].astype(t.dtype).reshape(t.shape) for n, (i, t) in enumerate(tensors)}
             golden = file["golden"]
         with tf_requant.Simulation(model, strict=True) as simulation:
             codes = next(iter(simulation.run(inputs).values()))

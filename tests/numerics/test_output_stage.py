@@ -7,6 +7,7 @@ from tf_requant.numerics.arithmetic import Requantizer, Stage
 from tf_requant.numerics.fixed_point import Rescale
 from tf_requant.numerics.output_stage import FLOAT32_EXACT, OutputStage, Screen
 from tf_requant.numerics.rounding import Rounding
+from tf_requant.simulator.engine import compiled
 
 RULES = {
     "double rounding": Requantizer(),
@@ -59,6 +60,28 @@ def test_a_screen_declines_what_it_cannot_bound() -> None:
         Requantizer(stages=(Stage("rest", Rounding.TRUNCATE),)),
     ):
         stage = OutputStage(Rescale.of_ratio(0.01, rule), 0, -128, 127, "int8")
-        assert not Screen.serves(stage, bias, bound, np.float64)
+        assert Screen.of(stage, bias, bound, np.float64) is None
     wrapping = OutputStage(Rescale.of_ratio(5000.0, Requantizer()), 0, -128, 127, "int8")
-    assert not Screen.serves(wrapping, bias, bound, np.float64)
+    assert Screen.of(wrapping, bias, bound, np.float64) is None
+
+
+@pytest.mark.parametrize("bits", [15, 24, 31, 40])
+@pytest.mark.parametrize("first", Rounding)
+@pytest.mark.parametrize("last", Rounding)
+def test_two_unequal_stages_are_screened_right_or_not_at_all(bits: int, first: Rounding, last: Rounding) -> None:
+    random = np.random.default_rng(bits)
+    for drop in (4, 12, 31):
+        rule = Requantizer("multiplier_shift", bits, (-30, 31), (Stage(drop, first), Stage("rest", last)))
+        stage = OutputStage(Rescale.of_ratio([0.25, 0.0371, 1.5], rule), 3, -128, 127, "int8")
+        sums, bias = random.integers(-3000, 3000, (800, 3)), np.asarray([5, 0, -70])
+        bound = np.abs(sums).max(axis=0)
+        out = np.empty(sums.shape, np.int8)
+        screen = Screen.of(stage, bias, bound, np.float32)
+        if screen is not None:
+            screen.apply(sums.astype(np.float32), out)
+            screen.settle()
+            np.testing.assert_array_equal(out, stage.exact(sums + bias), f"screen, {drop} bits first")
+        fast = compiled("auto")
+        if fast is not None and fast.FastStage.serves(stage, bias, bound):
+            fast.FastStage(stage, bias).apply(sums.astype(np.float32), out)
+            np.testing.assert_array_equal(out, stage.exact(sums + bias), f"numba, {drop} bits first")

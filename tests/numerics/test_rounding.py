@@ -65,3 +65,21 @@ def test_infinities_and_nan_stay() -> None:
     for rounding in Rounding:
         low, high, nan = round_real([-np.inf, np.inf, np.nan], rounding).tolist()
         assert (low, high) == (-np.inf, np.inf) and nan != nan
+
+
+@pytest.mark.parametrize("rounding", Rounding)
+@pytest.mark.parametrize("bits", [1, 2, 31, 62, 63, 64])
+def test_each_edge_of_int64_is_exact_by_itself(rounding: Rounding, bits: int) -> None:
+    for value in (-(2**63), -(2**63) + 1, -1, 0, 1, 2**62, 2**63 - 2, 2**63 - 1):
+        real = Fraction(value, 2**bits)
+        low = real.numerator // real.denominator
+        above = real - low
+        up = {
+            "FLOOR": False,
+            "TRUNCATE": above > 0 and value < 0,
+            "HALF_UP": above >= Fraction(1, 2),
+            "HALF_DOWN": above > Fraction(1, 2),
+            "HALF_AWAY": above > Fraction(1, 2) or (above == Fraction(1, 2) and value > 0),
+            "HALF_EVEN": above > Fraction(1, 2) or (above == Fraction(1, 2) and low % 2 == 1),
+        }
+        assert shift_right([value], bits, rounding).tolist() == [low + up[rounding.value]], value

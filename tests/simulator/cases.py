@@ -254,6 +254,52 @@ def mapped(code: str, options: str = "", requantizes: bool = True, **fields: Any
     return build
 
 
+def indexed(code: str) -> Callable[[Draw], bytes]:
+    def build(d: Draw) -> bytes:
+        shape, axis = [d.any(1, 3), d.any(1, 6), d.any(1, 5)], d.any(-2, 2)
+        data = d.tensor(shape)
+        result = [n for i, n in enumerate(shape) if i != axis % 3]
+        output = d.builder.tensor(result, "int64")
+        options = "ArgMaxOptions" if code == "ARG_MAX" else "ArgMinOptions"
+        number = schema.TensorType.INT64
+        d.builder.op(
+            code, [data, d.builder.integers([axis])], [output], options, version_of(code, d.dtype), outputType=number
+        )
+        return d.finish([data], [output])
+
+    return build
+
+
+def dequantized(d: Draw) -> bytes:
+    shape = [1, d.any(1, 40)]
+    data, output = d.tensor(shape), d.builder.tensor(shape, "float32")
+    d.builder.op("DEQUANTIZE", [data], [output], "DequantizeOptions", version_of("DEQUANTIZE", d.dtype))
+    return d.finish([data], [output])
+
+
+def packed(d: Draw) -> bytes:
+    shape, count, axis = [d.any(1, 3), d.any(1, 4)], d.any(1, 3), d.any(-3, 2)
+    first = d.tensor(shape)
+    tensors = [first, *(d.like(shape, first) for _ in range(count - 1))]
+    place = axis % 3
+    output = d.like([*shape[:place], count, *shape[place:]], first)
+    d.builder.op("PACK", tensors, [output], "PackOptions", version_of("PACK", d.dtype), axis=axis, valuesCount=count)
+    return d.finish(tensors, [output])
+
+
+def padded(d: Draw) -> bytes:
+    shape, result, (pads,), _ = _padding(d)
+    data = d.tensor(shape)
+    quant = d.builder.graph.tensors[data].quantization
+    low, high = code_limits(d.dtype)
+    value = d.builder.tensor([1], d.dtype, float(quant.scale[0]), int(quant.zeroPoint[0]), [d.any(low, high)])
+    output = d.like(result, data)
+    d.builder.op(
+        "PADV2", [data, d.builder.integers(pads), value], [output], "PadV2Options", version_of("PADV2", d.dtype)
+    )
+    return d.finish([data], [output])
+
+
 def prelu(d: Draw) -> bytes:
     shape = [1, d.any(1, 5), d.any(1, 5), d.any(1, 4)]
     data = d.tensor(shape)
@@ -359,9 +405,26 @@ def _strided(d: Draw) -> tuple[list[int], list[int], list[Any], dict[str, Any]]:
     begin, steps = [d.any(0, n - 1) for n in shape], [d.any(1, 2) for _ in shape]
     end = [d.any(b + 1, n) for b, n in zip(begin, shape)]
     fields = {"beginMask": d.any(0, 15), "endMask": d.any(0, 15), "shrinkAxisMask": 0}
+    if d.chance(0.4):
+        return _signed_stride(d, shape)
     lower = [0 if fields["beginMask"] >> i & 1 else b for i, b in enumerate(begin)]
     upper = [shape[i] if fields["endMask"] >> i & 1 else e for i, e in enumerate(end)]
     return shape, [-(-(u - b) // s) for u, b, s in zip(upper, lower, steps)], [begin, end, steps], fields
+
+
+def _signed_stride(d: Draw, shape: list[int]) -> tuple[list[int], list[int], list[Any], dict[str, Any]]:
+    """Slices that run backwards, indices from the end, and dimensions of one element that vanish."""
+    begin, end, steps, shrunk, result = [], [], [], 0, []
+    for axis, edge in enumerate(shape):
+        if d.chance(0.3) and shrunk.bit_count() < 2:
+            first = d.any(-edge, edge - 1)
+            begin, end, steps, shrunk = [*begin, first], [*end, first + 1], [*steps, 1], shrunk | 1 << axis
+            continue
+        step = d.one([-2, -1, 1])
+        first, last = (edge - 1, 0) if step < 0 else (-edge, edge)
+        begin, end, steps = [*begin, first], [*end, last], [*steps, step]
+        result.append(len(range(edge)[slice(first, last, step)]))
+    return shape, result, [begin, end, steps], {"beginMask": 0, "endMask": 0, "shrinkAxisMask": shrunk}
 
 
 def _tiled(d: Draw) -> tuple[list[int], list[int], list[Any], dict[str, Any]]:
@@ -371,6 +434,10 @@ def _tiled(d: Draw) -> tuple[list[int], list[int], list[Any], dict[str, Any]]:
 
 def _gathered(d: Draw) -> tuple[list[int], list[int], list[Any], dict[str, Any]]:
     shape, axis = [d.any(1, 5) for _ in range(3)], d.any(0, 2)
+    if d.chance(0.4):
+        batch = d.one([1, -1])
+        picked = d.random.integers(0, shape[1], (shape[0], d.any(1, 4)))
+        return shape, [shape[0], picked.shape[1], shape[2]], [picked], {"axis": 1, "batchDims": batch}
     index = d.random.integers(0, shape[axis], d.any(1, 6))
     return shape, [*shape[:axis], len(index), *shape[axis + 1 :]], [index], {"axis": axis}
 
@@ -408,6 +475,10 @@ CASES: dict[str, Build] = {
     ),
     **{code: mapped(code) for code in ("RELU", "RELU6", "RELU_N1_TO_1")},
     **{code: resized(code) for code in ("RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR")},
+    "PADV2": padded,
+    "PACK": packed,
+    "DEQUANTIZE": dequantized,
+    **{code: indexed(code) for code in ("ARG_MAX", "ARG_MIN")},
     "PAD": moved("PAD", "PadOptions", _padding),
     "MIRROR_PAD": moved("MIRROR_PAD", "MirrorPadOptions", _mirrored),
     "TRANSPOSE": moved("TRANSPOSE", "TransposeOptions", _transposed),

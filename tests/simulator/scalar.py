@@ -93,7 +93,7 @@ def rescale(x: int, m: int, shift: int, bits: int, stages: Sequence[Stage]) -> i
         x, shift = register(x << -shift, 32, "wrap"), 0
     result, left = x * m, bits + shift
     for stage in stages:
-        drop = left if stage.drop == "rest" else stage.drop
+        drop = left if stage.drop == "rest" else min(left, stage.drop)
         result, left = round_shift(result, drop, stage.rounding.value), left - drop
     return result
 

@@ -11,7 +11,6 @@ from tf_requant.numerics.output_stage import OutputStage
 from tf_requant.simulator.mac import AccumulatorOverflow, Layer, Weights, hold, register_of
 from tf_requant.simulator.ops.fully_connected import connect
 
-
 REGISTER = Accumulator()
 
 

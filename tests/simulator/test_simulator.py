@@ -1,12 +1,14 @@
 """What a user of the simulator meets: batches, states, names, strictness, counts."""
 
+import importlib.util
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 import tf_requant
-from tests.builders import Builder, conv2d, fully_connected, small_net, unary
+from tests.builders import Builder, binary, conv2d, depthwise, fully_connected, small_net, unary
 from tf_requant.errors import TargetError, UnsupportedOpError, UsageError
 from tf_requant.io.tflite import read
 from tf_requant.numerics.arithmetic import Accumulator
@@ -168,3 +170,70 @@ def test_the_issue_s_ops_all_have_a_kernel() -> None:
 
 def test_a_profile_is_called_by_its_own_name() -> None:
     assert all(name == arithmetic.name for name, arithmetic in PROFILES.items())
+
+
+def test_what_a_run_returns_is_the_caller_s_to_keep() -> None:
+    x = np.arange(12).astype(np.int8)[None]
+    b = Builder()
+    data = b.activation([1, 12], "int8")
+    output = b.activation([3, 4], "int8")
+    b.op("RESHAPE", [data, b.integers([3, 4])], [output], "ReshapeOptions", newShape=[3, 4])
+    with tf_requant.Simulation(b.finish([data], [output])) as simulation:
+        result = next(iter(simulation.run(x).values()))
+        x[:] = 99
+        assert result.reshape(-1).tolist() == list(range(12))
+
+
+def test_a_constant_output_is_returned() -> None:
+    b = Builder()
+    data, output = b.activation([1, 2], "int8"), b.activation([1, 2], "int8")
+    constant = b.tensor([1, 2], "int8", 0.05, 0, [[3, 4]])
+    b.op("RELU", [data], [output], version=2)
+    codes = tf_requant.simulate(b.finish([data], [output, constant]), np.zeros((1, 2), np.int8))
+    assert len(codes) == 2 and codes["tensor_2"].tolist() == [[3, 4]]
+
+
+def test_an_overflow_in_each_step_is_counted() -> None:
+    steps = replace(NNA, accumulator=Accumulator(14, "saturate", "each_step"))
+    for data, shape in ((fully_connected("int8"), (2, 12)), (depthwise("int8"), (1, 8, 8, 4))):
+        with tf_requant.Simulation(data, steps, observe=True) as simulation:
+            simulation.run(np.full(shape, 127, np.int8))
+            (seen,) = simulation.report.observations
+        assert seen.overflowed > 0 and (seen.observed_bits or 0) > 14
+
+
+def test_an_observed_run_is_numpy_s() -> None:
+    with tf_requant.Simulation(small_net(), observe=True) as simulation:
+        assert simulation.report.engine == "numpy"
+
+
+@pytest.mark.parametrize("bits", [8, 16, 24, 31, 32, 33, 40, 52])
+def test_every_width_of_a_multiplier_gives_the_definition_s_codes(bits: int) -> None:
+    target = tf_requant.load_target("nna_sym8").derive(name="wide", requantizer={"multiplier_bits": bits})
+    x = np.random.default_rng(bits).integers(-128, 128, (1, 8, 8, 4)).astype(np.int8)
+    found = []
+    for engine, observe in (("numpy", True), ("numpy", False), ("auto", False)):
+        with tf_requant.Simulation(conv2d("int8", seed=bits), target, engine=engine, observe=observe) as simulation:  # type: ignore[arg-type]
+            found.append(next(iter(simulation.run(x).values())))
+    assert np.array_equal(found[0], found[1]) and np.array_equal(found[0], found[2])
+
+
+@pytest.mark.parametrize("shape", [(1, 512, 512, 8), (2, 512, 256, 8)])
+def test_memory_stays_near_the_live_codes(shape: tuple[int, ...]) -> None:
+    size = int(np.prod(shape))
+    x = np.zeros(shape, np.int8)
+    for code in ("ADD", "MUL"):
+        with tf_requant.Simulation(binary(code, shapes=(shape, shape)), engine="numpy") as simulation:
+            names = [simulation.names[t] for t in simulation.model.main.inputs]
+            tracemalloc.start()
+            simulation.run(dict.fromkeys(names, x))
+            peak = tracemalloc.get_traced_memory()[1]
+            tracemalloc.stop()
+        assert peak < 3 * size + (64 << 20) and peak < 8 * size  # both inputs, the output, and small temporaries
+
+
+def test_numba_is_compared_wherever_it_is_installed() -> None:
+    if importlib.util.find_spec("numba") is None:
+        pytest.skip("numba is not installed (pip install 'tf_requant[fast]'): only numpy's code was tested")
+    with tf_requant.Simulation(small_net()) as simulation:
+        assert simulation.report.engine == "numba"

@@ -32,7 +32,9 @@ def _compare(code: str, name: str, seed: int) -> bool:
     target = load_target(name)
     dtype, bias = _types(target)
     graph = _graph(code, dtype, seed)
-    if graph is None or any(t.is_constant and t.dtype in {"int32", "int64"} - {bias} and t.quant for t in graph.tensors):
+    if graph is None or any(
+        t.is_constant and t.dtype in {"int32", "int64"} - {bias} and t.quant for t in graph.tensors
+    ):
         return False
     inputs = dict(zip(graph.inputs, random_inputs(seed, [graph.tensors[t] for t in graph.inputs])))
     expected = Simulator(graph, TFLITE_REF, strict=True).run(inputs)
@@ -44,7 +46,9 @@ def _compare(code: str, name: str, seed: int) -> bool:
 @pytest.mark.parametrize("name", NAMES)
 def test_a_tflite_target_gives_the_reference_kernels_codes(name: str) -> None:
     ran = {code for code in CASES for seed in range(16) if _compare(code, name, seed)}
-    runnable = {code for code in CASES for seed in range(4) if _graph(code, _types(load_target(name))[0], seed) is not None}
+    runnable = {
+        code for code in CASES for seed in range(4) if _graph(code, _types(load_target(name))[0], seed) is not None
+    }
     assert ran >= runnable and len(ran) >= 30
 
 

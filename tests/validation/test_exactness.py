@@ -38,3 +38,10 @@ def test_not_a_number_equals_itself() -> None:
     nan = np.full(GRAPH.tensors[CONV].shape, np.nan, np.float32)
     table.add([(CONV, nan)], {CONV: nan.copy()})
     assert table.mismatches == 0
+
+
+def test_another_shape_is_a_mismatch_and_a_hidden_tensor_is_named() -> None:
+    table, values = Exactness("tflite_ref", "litert_ref", GRAPH), _values()
+    table.add(values.items(), {CONV: values[CONV].transpose(0, 3, 1, 2)})
+    assert table.mismatches == values[CONV].size and table.first is not None
+    assert table.unseen == [GRAPH.tensors[DEPTHWISE].name]

@@ -1,15 +1,15 @@
 """tf_requant simulate."""
 
 import io
-import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from absl import flags as absl_flags
 from numpy.typing import NDArray
-from tqdm import tqdm
 
+from tf_requant.cli.progress import progress
 from tf_requant.cli.requantize import required
 from tf_requant.errors import UsageError
 from tf_requant.io.tflite_writer import save
@@ -24,7 +24,10 @@ def define(values: absl_flags.FlagValues) -> None:
     """Declares the verb's flags."""
     text, switch = absl_flags.DEFINE_string, absl_flags.DEFINE_boolean
     text("model", None, "A .tflite file.", flag_values=values)
-    data = "Codes: .npy, or .npz by tensor name, in the input's own type; or a folder of images."
+    data = (
+        "Codes in the input's own type: .npy, or .npz by input name (a single array may have any). Pixels, uint8 arrays "
+        "and folders of images, mean code = pixel - 128 to an int8 input; float arrays are real values."
+    )
     text("input", None, data, flag_values=values)
     text("output", None, "The .npz that receives the codes by tensor name.", flag_values=values)
     arithmetic = "tflite_ref, tflite_optimized, tflite_xnnpack, tosa, nna, a target's name, or a target .json file."
@@ -46,20 +49,21 @@ def run(values: absl_flags.FlagValues) -> int:
         raise UsageError(f"--output={output} exists; pass --overwrite to replace it")
     with Simulation(model, values.arithmetic, strict=values.strict, observe=values.observe) as simulation:
         codes = input_codes(simulation.model, source)
-        with tqdm(total=0, unit="sample", disable=not sys.stderr.isatty(), leave=False) as bar:
-
-            def progress(done: int, total: int) -> None:
-                bar.total = total
-                bar.update(done - bar.n)
-
-            result = simulation.run(codes, "all" if values.all_tensors else "outputs", progress)
+        with progress("simulating") as step:
+            result = simulation.run(codes, "all" if values.all_tensors else "outputs", step)
         save(path, _npz(result))
         print(simulation.report)
+        for warning in simulation.model.warnings:
+            print(f"note: {warning}")
     print(f"{len(result)} tensors written to {output}")
     return 0
 
 
 def _npz(arrays: dict[str, NDArray[Any]]) -> bytes:
+    """The archive of numpy's `savez`, whose keyword arguments not every tensor name can be."""
     buffer = io.BytesIO()
-    np.savez(buffer, **arrays)  # type: ignore[arg-type]
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, np.asanyarray(array), allow_pickle=False)
     return buffer.getvalue()

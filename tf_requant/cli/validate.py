@@ -5,8 +5,8 @@ import sys
 from pathlib import Path
 
 from absl import flags as absl_flags
-from tqdm import tqdm
 
+from tf_requant.cli.progress import progress
 from tf_requant.cli.requantize import required
 from tf_requant.io.tflite_writer import save
 from tf_requant.pipeline.validate import validate
@@ -34,12 +34,7 @@ def define(values: absl_flags.FlagValues) -> None:
 def run(values: absl_flags.FlagValues) -> int:
     """Runs the verb and returns its exit code."""
     arguments = [required(values, name) for name in ("model", "reference", "data")]
-    with tqdm(total=0, unit="sample", disable=not sys.stderr.isatty(), leave=False) as bar:
-
-        def progress(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
+    with progress("validating") as step:
         check = validate(
             arguments[0],
             reference=arguments[1],
@@ -49,7 +44,7 @@ def run(values: absl_flags.FlagValues) -> int:
             min_agreement=values.min_agreement,
             max_top1_drop=values.max_top1_drop,
             max_layer_error=values.max_layer_error,
-            progress=progress,
+            progress=step,
         )
     if values.json:
         save(Path(values.json), json.dumps(check.to_dict(), indent=1).encode())

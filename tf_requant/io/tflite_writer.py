@@ -61,7 +61,7 @@ def save(path: str | Path, content: bytes, *, overwrite: bool = True) -> None:
     try:
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     except OSError as error:
-        raise UsageError(f"{path}: the folder cannot be written ({error.strerror}); choose another --output") from error
+        raise UsageError(f"{path}: the folder cannot be written ({error.strerror}); choose another path") from error
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)

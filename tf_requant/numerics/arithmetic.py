@@ -19,7 +19,8 @@ class Stage:
     """One rounding right shift of a requantization.
 
     Attributes:
-        drop: how many bits it drops, or "rest": all that the stages before it left.
+        drop: how many bits it drops, at most those that the stages before it left, or "rest": all of these. A
+            stage that finds none left does nothing.
         rounding: how it rounds.
     """
 

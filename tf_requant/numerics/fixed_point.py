@@ -32,7 +32,7 @@ def quantize_multiplier(real: ArrayLike, bits: int = Q31) -> tuple[NDArray[np.in
 
     Args:
         real: float64[...], M >= 0.
-        bits: fraction bits of the multiplier, 1 to 31.
+        bits: fraction bits of the multiplier, 1 to 52.
 
     Returns:
         (multiplier int64[...], shift int64[...]), the shift right if > 0.
@@ -177,15 +177,18 @@ class Rescale:
         left = np.maximum(-self.shift, 0) % _REGISTER
         if left.any():
             value = np.where(left > 0, wrap(value << left, _REGISTER), value)
-        first, *others = self._drops
+        first, *others = self.drops
         value = _scaled(value, self.multiplier, first, rule.stages[0].rounding)
         for bits, stage in zip(others, rule.stages[1:]):
             value = shift_right(value, bits, stage.rounding)
         return value
 
     @cached_property
-    def _drops(self) -> tuple[NDArray[np.int64], ...]:
-        """The bits that each of several stages drops, scalar where all channels agree: a scalar shift is quicker."""
+    def drops(self) -> tuple[NDArray[np.int64], ...]:
+        """The bits that each of several stages drops, at most what is left; scalar where all channels agree.
+
+        A scalar shift is quicker.
+        """
         left = self.requantizer.multiplier_bits + np.maximum(self.shift, 0)
         drops = []
         for stage in self.requantizer.stages:

@@ -97,19 +97,25 @@ class Screen:
         self.threshold = self.precision.type(self.threshold)
         self._pending: list[tuple[NDArray[Any], NDArray[np.int64], NDArray[Any]]] = []
 
-    @staticmethod
-    def serves(stage: OutputStage, bias: NDArray[np.int64], bound: NDArray[np.int64], precision: Any) -> bool:
-        """Whether a screen computes this stage, and leaves little enough to the definition."""
-        rule = stage.rescale.requantizer
+    @classmethod
+    def of(
+        cls, stage: OutputStage, bias: NDArray[np.int64], bound: NDArray[np.int64], precision: Any
+    ) -> "Screen | None":
+        """A screen, where one computes this stage and leaves little enough to the definition; else None."""
+        rule, rescale = stage.rescale.requantizer, stage.rescale
         if rule.kind == "float32" or rule.stages[-1].rounding is Rounding.TRUNCATE:
-            return False
-        if (stage.rescale.shift < 0).any() and len(rule.stages) > 1:
-            left = np.maximum(-stage.rescale.shift, 0)
+            return None
+        if rule.kind != "float64" and len(rule.stages) > 1:
+            # Where the last stage finds nothing left to drop, an earlier one decides, and must decide alike.
+            alike = all(part.rounding in _HALVES for part in rule.stages)
+            if not alike and (rescale.drops[-1] == 0).any():
+                return None
+            left = np.maximum(-rescale.shift, 0).astype(np.float64)
             # TFLite's left shift may leave the register.
-            if (((bound + np.abs(bias)).astype(np.float64) * 2.0**left) >= 2.0**31).any():
-                return False
-        screen = Screen(stage, bias, bound, precision)
-        return screen.floor or screen.threshold >= 0.5 - _TOO_WIDE
+            if ((left > 0) & ((bound + np.abs(bias)) * 2.0**left >= 2.0**31)).any():
+                return None
+        screen = cls(stage, bias, bound, precision)
+        return screen if screen.floor or screen.threshold >= 0.5 - _TOO_WIDE else None
 
     def _shifts_exactly(self, factor: NDArray[np.float64], bound: NDArray[np.int64]) -> bool:
         """Whether floor(acc * 2^-s + half) has no rounding error: one HALF_UP stage, powers of two, room for all bits."""
@@ -134,12 +140,12 @@ class Screen:
         reach = max(abs(stage.low), abs(stage.high)) + 1.0
         # M and offset to the type, the product, the sum; twice over.
         error = 2 * epsilon * (3 * bound * factor + 2 * np.abs(offset) + reach)
-        if rule.kind == "multiplier_shift":
+        if rule.kind in ("multiplier_shift", "shift"):
             left = rule.multiplier_bits + np.maximum(stage.rescale.shift, 0)
-            for part in rule.stages[:-1]:
-                left = np.maximum(left - (0 if part.drop == "rest" else int(part.drop)), 0)
-                error = error + np.where(left > 0, 2.0 ** -left.astype(np.float64), 0) * (
-                    0.5 if part.rounding in _HALVES else 1
+            for part, bits in list(zip(rule.stages, stage.rescale.drops))[:-1]:
+                left = left - bits
+                error = error + np.where(
+                    bits > 0, 2.0 ** -left.astype(np.float64) * (0.5 if part.rounding in _HALVES else 1), 0
                 )
         elif rule.kind == "float64":
             error = error + 2.0**-50 * (bound + np.abs(self.bias)) * factor

@@ -131,9 +131,10 @@ def shift_right(x: ArrayLike, bits: ArrayLike, rounding: Rounding | str) -> NDAr
 
 def _half_up(value: NDArray[np.int64], drop: NDArray[np.int64]) -> NDArray[np.int64]:
     """floor(x / 2^bits + 1/2) for bits >= 1, keeping one bit for the half; of x - 1 where x < 0 it is HALF_AWAY."""
-    result = np.asarray(value >> (drop - 1))
-    result += 1
-    result >>= 1
+    kept = np.asarray(value >> (drop - 1))
+    result = kept >> 1
+    kept &= 1
+    result += kept
     return result
 
 

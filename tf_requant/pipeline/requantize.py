@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tf_requant.corrections import CORRECTIONS, chosen
-from tf_requant.errors import InterpreterError, ModelFormatError, UnsupportedModelError
+from tf_requant.errors import InterpreterError, ModelFormatError, UnsupportedModelError, UsageError
 from tf_requant.io import tflite, tflite_writer
 from tf_requant.model.graph import Model
 from tf_requant.model.ops import info
@@ -74,7 +74,9 @@ def load_model(source: ModelSource) -> tuple[Model, int]:
         return check(source), 0
     data = bytes(source) if isinstance(source, (bytes, bytearray, memoryview)) else None
     if data is None:
-        path = Path(source)  # type: ignore[arg-type]
+        if not isinstance(source, (str, os.PathLike)):
+            raise UsageError(f"a model is a path, bytes or a tf_requant.Model, got {type(source).__name__}")
+        path = Path(source)
         if path.is_dir() or path.suffix in (".pb", ".pbtxt", ".meta"):
             raise UnsupportedModelError(
                 f"{path}: this version reads .tflite files; convert a TF1 graph with the TFLite converter "

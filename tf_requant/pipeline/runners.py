@@ -76,6 +76,7 @@ def exactness_of(data: bytes, model: Model, source: Model, samples: Samples, cou
     table, pairs = Exactness(TFLITE_REF.name, EXACT, model.main), feeds(source, model)
     with InterpreterProcess(EXACT) as process, Simulation(model, TFLITE_REF) as simulation:
         process.load(data, preserve_all=True)
+        table.simulated_ops = sum(place.where != "host" for _, place in simulation.report.placed)
         for batch in _first(samples.codes(1), count):
             inputs: dict[str | int, NDArray[Any]] = {
                 t: feed(batch[a.name], a, b) for t, (a, b) in zip(model.main.inputs, pairs)

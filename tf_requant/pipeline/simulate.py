@@ -15,7 +15,7 @@ from tf_requant.pipeline.host import Host
 from tf_requant.pipeline.requantize import ModelSource, Result, TargetSource, load_model
 from tf_requant.simulator.engine import Engine
 from tf_requant.simulator.observe import Observation
-from tf_requant.simulator.profiles import PROFILES
+from tf_requant.simulator.profiles import PROFILES, UNDEFINED
 from tf_requant.simulator.simulator import Placed, Simulator
 from tf_requant.targets import Target, builtin_targets, load_target
 
@@ -43,10 +43,11 @@ def load_arithmetic(source: ArithmeticSource) -> tuple[Arithmetic, Target | None
     return target.arithmetic, target
 
 
-def _unlisted(graph: Graph, target: Target | None) -> dict[int, str]:
-    """The ops that a target leaves to its host, with the reason."""
+def _left_out(graph: Graph, arithmetic: Arithmetic, target: Target | None) -> dict[int, str]:
+    """The ops that a target or a profile leaves to its host, with the reason."""
     if target is None:
-        return {}
+        undefined, reason = UNDEFINED.get(arithmetic.name, frozenset()), f"{arithmetic.name!r} does not define it"
+        return {index: reason for index, op in enumerate(graph.ops) if op.code in undefined}
     reason = f"the target {target.name!r} does not list it"
     return {index: reason for index, op in enumerate(graph.ops) if target.rule(op.code) is None}
 
@@ -135,7 +136,7 @@ class Simulation:
             strict=strict,
             observe=observe,
             engine=engine,
-            host=_unlisted(self.model.main, target),
+            host=_left_out(self.model.main, self.arithmetic, target),
         )
         self.names = tensor_names(self.model.main)
 
@@ -164,6 +165,7 @@ class Simulation:
 
         Args:
             x: the codes of the one input, or of every input by name: one sample, or several along the first axis.
+                Where some inputs hold several, an input with one sample serves all of them.
             tensors: "outputs", or "all".
             progress: called with (runs done, runs in all).
 
@@ -171,6 +173,8 @@ class Simulation:
             Codes by tensor name. Several runs of a model are joined along the first axis where that is the batch,
             and stacked along a new one where it is not.
         """
+        if tensors not in ("all", "outputs"):
+            raise UsageError(f'tensors is {tensors!r}, expected "all" or "outputs"')
         graph = self.model.main
         inputs, count = split_inputs(graph, x)
         parts: dict[int, list[NDArray[Any]]] = {}
@@ -213,8 +217,6 @@ def simulate(
     Raises:
         RequantError: the model, the codes or the arithmetic cannot be used; in strict mode every op that cannot run.
     """
-    if tensors not in ("all", "outputs"):
-        raise UsageError(f'tensors is {tensors!r}, expected "all" or "outputs"')
     with Simulation(model, arithmetic, strict=strict) as simulation:
         return simulation.run(x, tensors, progress)
 
@@ -246,7 +248,8 @@ def split_inputs(
     Raises:
         UsageError: an input is missing or unknown, or the numbers of samples differ.
     """
-    names = {graph.tensors[t].name: t for t in graph.inputs}
+    unique = tensor_names(graph)
+    names = {unique[t]: t for t in graph.inputs}
     if not isinstance(x, Mapping):
         if len(names) != 1:
             raise UsageError(f"the model has {len(names)} inputs ({', '.join(names)}); pass a dict of arrays by name")

@@ -171,6 +171,8 @@ def validate(
     exactness = exactness_of(candidate_bytes, candidate, source, samples, layers or LAYER_SAMPLES) if SIMULATOR in against else None
     legality = None if target is None else check_legality(candidate, load_target(target))
     failures = _failures(quality, tensors, legality, (min_agreement, max_top1_drop, max_layer_error))
+    if exactness is not None and not (exactness.elements and exactness.simulated_ops):
+        failures += ("the simulator could not be proved: it computes no tensor that the interpreter shows",)
     if exactness is not None and exactness.first is not None:
         failures += (f"the simulator is not exact: {exactness.mismatches} elements differ, the first at {exactness.first}",)
     notes = tuple(f"input {name!r} was not in the data and was held at zero" for name in samples.zero_filled)

@@ -47,12 +47,13 @@ class FastStage:
         if rule.kind not in ("multiplier_shift", "shift") or stage.dtype not in ("uint8", "int8"):
             return False
         reach = (bound + np.abs(bias)).astype(np.float64)
-        if (reach >= 2.0**31).any() or (bound >= 2**24).any():
+        if (reach >= 2.0**31).any() or (bound >= 2**24).any() or (rescale.multiplier >= 2**31).any():
             return False
         if rule.stages == DOUBLE_ROUNDING and rule.multiplier_bits == 31:
             return bool((reach * 2.0 ** np.maximum(-rescale.shift, 0) < 2.0**31).all() and (rescale.shift <= 31).all())
         drop = rescale.shift + rule.multiplier_bits
         once = len(rule.stages) == 1 and rule.stages[0].rounding is Rounding.HALF_UP
+        # The product and its half stay below 2^63: reach < 2^31, a multiplier < 2^31, a half of 2^61 at most.
         return bool(once and (drop >= 1).all() and (drop <= 62).all() and (reach * rescale.factor < 2.0**30).all())
 
     def apply(self, accumulator: NDArray[Any], out: NDArray[Any]) -> None:

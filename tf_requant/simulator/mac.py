@@ -125,10 +125,10 @@ class Layer:
             self.screen, self.fast = fast.FastStage(stage, bias), fast
             return
         for precision in (np.float32, np.float64):
-            wide_enough = np.dtype(precision).itemsize >= np.dtype(self.weights.precision).itemsize
-            if wide_enough and Screen.serves(stage, bias, bound, precision):
-                self.screen = Screen(stage, bias, bound, precision)
-                return
+            if np.dtype(precision).itemsize >= np.dtype(self.weights.precision).itemsize:
+                self.screen = Screen.of(stage, bias, bound, precision)
+                if self.screen is not None:
+                    return
 
     @property
     def precision(self) -> Any:
@@ -169,7 +169,7 @@ class Layer:
 
     def finish_exact(self, total: NDArray[np.int64], out: NDArray[Any]) -> None:
         """Writes the codes of whole sums, int64[n, outputs], bias included."""
-        if self.observation is not None:
+        if self.observation is not None and not self.stepwise:
             self.observation.sums(total, self.accumulator.bits)
         if self.overflows:
             total = self.register(total)
@@ -196,10 +196,15 @@ class Layer:
         held = np.zeros((windows.shape[0], matrix.shape[1]), np.int64)
         steps = np.arange(matrix.shape[0]).reshape(weights.filter.shape[:2])
         for step in (steps[::-1] if weights.turned else steps).reshape(-1):
-            held = hold(
-                held + (windows[:, step, None].astype(np.int64) - weights.zero_point) * matrix[step], self.accumulator
-            )
-        return hold(held + weights.bias, self.accumulator)
+            held = self.add(held, (windows[:, step, None].astype(np.int64) - weights.zero_point) * matrix[step])
+        return self.add(held, weights.bias)
+
+    def add(self, held: NDArray[np.int64], term: NDArray[np.int64]) -> NDArray[np.int64]:
+        """One step of a register that overflows in each: counted before it holds the sum."""
+        total = held + term
+        if self.observation is not None:
+            self.observation.sums(total, self.accumulator.bits)
+        return hold(total, self.accumulator)
 
     def from_windows(self, windows: NDArray[Any], out: NDArray[Any]) -> None:
         """Writes the codes of whole windows.

@@ -88,4 +88,8 @@ NNA = Arithmetic(
 )
 """What the nna targets declare: one rounding everywhere. At a power of two the 31-bit multiplier is a pure shift."""
 
+_NEITHER = frozenset(("SOFTMAX", "UNIDIRECTIONAL_SEQUENCE_LSTM"))
+UNDEFINED: Mapping[str, frozenset[str]] = {"nna": _NEITHER, "tosa": _NEITHER}
+"""Ops that a profile says nothing of: its host runs them, as TFLite's kernels do."""
+
 PROFILES: Mapping[str, Arithmetic] = {a.name: a for a in (TFLITE_REF, TFLITE_OPTIMIZED, TFLITE_XNNPACK, TOSA, NNA)}

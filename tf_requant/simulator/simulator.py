@@ -39,7 +39,7 @@ class Placed:
 
 
 class Simulator:
-    """A graph ready to run.
+    """A graph ready to run, by one thread at a time.
 
     Args:
         graph: the graph; not changed.
@@ -67,7 +67,8 @@ class Simulator:
     ) -> None:
         self.graph, self.arithmetic = graph, arithmetic
         self._left_to_host = host or {}
-        self._fast = compiled(engine)
+        # Counting needs every element computed by the definition.
+        self._fast = compiled("numpy" if observe else engine)
         self._execute_host = execute_host
         self.observations = {i: self._observation(i) for i in range(len(graph.ops))} if observe else {}
         self._kernels: list[Kernel] = []
@@ -147,11 +148,20 @@ class Simulator:
         graph = self.graph
         values: dict[int, NDArray[Any]] = {}
         for index in graph.inputs:
+            if index not in inputs:
+                raise UsageError(f"the input {graph.tensors[index].name!r} was not given")
             values[index] = checked_input(graph, index, inputs[index])
             yield index, values[index]
+        for index in graph.outputs:
+            constant = graph.tensors[index].data
+            if constant is not None:
+                yield index, constant
         variables = {i: zeros(graph, i) for i, t in enumerate(graph.tensors) if t.is_variable}
         values |= variables
         for position, (op, kernel) in enumerate(zip(graph.ops, self._kernels)):
+            for index in variables.keys() & {*op.inputs}:
+                # A kernel updates its state in place; what earlier ops made of it stays as it was.
+                values[index] = variables[index] = variables[index].copy()
             arrays = [self._read(values, t, position) for t in op.inputs]
             outputs = self._call(kernel, arrays, position)
             del arrays
@@ -171,9 +181,10 @@ class Simulator:
         if data is not None:
             return data
         if index not in values:
-            raise UsageError(
-                f"{self.graph.where(position)} reads {self.graph.tensors[index].name!r}, which nothing computes"
-            )
+            tensor = self.graph.tensors[index]
+            if not tensor.size and index not in self.graph.producers:
+                return np.empty(tensor.shape, tensor.dtype)  # an empty constant has no bytes in the file
+            raise UsageError(f"{self.graph.where(position)} reads {tensor.name!r}, which nothing computes")
         return values[index]
 
     def _call(self, kernel: Kernel, arrays: Sequence[NDArray[Any] | None], position: int) -> Sequence[NDArray[Any]]:
@@ -191,7 +202,7 @@ class Simulator:
 
 
 def checked_input(graph: Graph, index: int, codes: NDArray[Any]) -> NDArray[Any]:
-    """An input's codes in the tensor's type.
+    """An input's codes in the tensor's type, a copy: what a run returns is the caller's to keep.
 
     Raises:
         UsageError: they are no integers, or do not fit the type or the shape.
@@ -200,7 +211,7 @@ def checked_input(graph: Graph, index: int, codes: NDArray[Any]) -> NDArray[Any]
     if list(array.shape[1:]) != list(tensor.shape[1:]) or array.ndim != len(tensor.shape):
         raise UsageError(f"input {tensor.name!r} has shape {list(array.shape)}, expected {list(tensor.shape)}")
     if array.dtype == np.dtype(tensor.dtype):
-        return array
+        return np.array(array)
     if tensor.quant is None or tensor.dtype not in ("uint8", "int8", "int16") or array.dtype.kind not in "iu":
         raise UsageError(f"input {tensor.name!r} is {array.dtype}, expected {tensor.dtype}: pass its codes")
     low, high = code_limits(tensor.dtype)

@@ -21,6 +21,8 @@ Arrays = Sequence[Any]
 """The inputs of an op: arrays, and None where an optional one is absent."""
 Kernel = Callable[[Arrays], Sequence[NDArray[Any]]]
 """Codes in, codes out."""
+Finish = Callable[[NDArray[np.int64]], NDArray[Any]]
+"""Whole accumulators, int64[...] -> codes."""
 
 CODES = ("uint8", "int8", "int16")
 
@@ -140,7 +142,7 @@ class Site:
         meant = (bounds[0] >= low, bounds[1] <= high)
         return OutputStage(rescale, point(tensor), max(low, bounds[0]), min(high, bounds[1]), tensor.dtype, meant)
 
-    def finisher(self, stage: OutputStage, bound: int) -> Callable[[NDArray[np.int64]], NDArray[Any]]:
+    def finisher(self, stage: OutputStage, bound: int) -> Finish:
         """`finish` for one stage, by blocks through a screen where that gives the same codes sooner.
 
         Args:
@@ -148,9 +150,10 @@ class Site:
             bound: the largest |accumulator|.
         """
         limit, none = np.asarray([bound], np.int64), np.zeros(1, np.int64)
-        if self.observation is not None or bound >= FLOAT64_EXACT or not Screen.serves(stage, none, limit, np.float64):
+        watched = self.observation is not None or bound >= FLOAT64_EXACT
+        screen = None if watched else Screen.of(stage, none, limit, np.float64)
+        if screen is None:
             return lambda accumulator: self.finish(accumulator, stage)
-        screen = Screen(stage, none, limit, np.float64)
 
         def run(accumulator: NDArray[np.int64]) -> NDArray[Any]:
             flat = accumulator.reshape(-1, 1)

@@ -45,13 +45,19 @@ def in_blocks(function: Callable[..., NDArray[Any]], *arrays: NDArray[Any]) -> N
     if size <= BLOCK:
         return function(*arrays)
     views = [np.broadcast_to(a, shape) for a in arrays]
-    axis = next(i for i, edge in enumerate(shape) if edge > 1)
-    step = max(1, BLOCK * shape[axis] // size)
-    parts: list[NDArray[Any]] = []
-    for start in range(0, shape[axis], step):
-        index = (slice(None),) * axis + (slice(start, start + step),)
-        parts.append(function(*(view[index] for view in views)))
-    return np.concatenate(parts, axis=axis)
+    # The axis whose slices are small enough to be taken some at a time, and everything ahead of it one by one.
+    behind = [size // int(np.prod(shape[: i + 1], dtype=np.int64)) for i in range(len(shape))]
+    axis = next(i for i, length in enumerate(behind) if length <= BLOCK)
+    step = max(1, BLOCK // behind[axis])
+    result: NDArray[Any] | None = None
+    for ahead in np.ndindex(shape[:axis]):
+        for start in range(0, shape[axis], step):
+            index = (*ahead, slice(start, start + step))
+            part = function(*(view[index] for view in views))
+            if result is None:
+                result = np.empty(shape, part.dtype)
+            result[index] = part
+    return np.asarray(result)
 
 
 def unary(site: Site, function: Function) -> Kernel:

@@ -70,6 +70,8 @@ class Exactness:
         tensors: by tensor index, in execution order.
         first: the first mismatch of the first sample that has one.
         samples: compared so far.
+        unseen: tensors that the interpreter does not show.
+        simulated_ops: how many of the graph's ops the simulator computed; the others ran in the interpreter itself.
     """
 
     arithmetic: str
@@ -78,6 +80,8 @@ class Exactness:
     tensors: dict[int, TensorExactness] = field(default_factory=dict)
     first: Mismatch | None = None
     samples: int = 0
+    unseen: list[str] = field(default_factory=list)
+    simulated_ops: int | None = None
 
     def add(self, simulated: Iterable[tuple[int, NDArray[Any]]], expected: Mapping[int, NDArray[Any]]) -> None:
         """Compares one sample.
@@ -89,17 +93,31 @@ class Exactness:
         before = self.first
         for index, ours in simulated:
             producer = self.graph.producers.get(index)
-            if producer is not None and index in expected:
+            if producer is None:
+                continue
+            if index in expected:
                 self._compare(index, producer, ours, np.asarray(expected[index]), before is None)
+            elif self.graph.tensors[index].name not in self.unseen:
+                self.unseen.append(self.graph.tensors[index].name)
         self.samples += 1
 
     def _compare(self, index: int, producer: int, ours: NDArray[Any], theirs: NDArray[Any], searching: bool) -> None:
         name = self.graph.tensors[index].name
         row = self.tensors.setdefault(index, TensorExactness(producer, name))
-        theirs = theirs.reshape(ours.shape)
+        row.elements += ours.size
+        if theirs.shape != ours.shape:
+            # Nothing corresponds: every element is wrong, the first one first.
+            row.mismatches, row.largest = row.mismatches + ours.size, float("inf")
+            if searching and self.first is None:
+                where = (
+                    producer,
+                    self.graph.ops[producer].name,
+                    f"{name} of shape {list(ours.shape)}, not {list(theirs.shape)}",
+                )
+                self.first = Mismatch(*where, (), self.samples, float("nan"), float("nan"))
+            return
         # NaN is NaN wherever it stands.
         unequal = (ours != theirs) & ~((ours != ours) & (theirs != theirs))
-        row.elements += ours.size
         count = int(np.count_nonzero(unequal))
         if not count:
             return
@@ -129,6 +147,8 @@ class Exactness:
             "samples": self.samples,
             "elements": self.elements,
             "mismatches": self.mismatches,
+            "unseen": self.unseen,
+            "simulated_ops": self.simulated_ops,
             "first": None if self.first is None else asdict(self.first),
             "tensors": [asdict(row) for row in self.tensors.values()],
         }
@@ -136,6 +156,8 @@ class Exactness:
     def __str__(self) -> str:
         """The verdict, and the first mismatch if there is one."""
         verdict = f"{self.mismatches} of {self.elements} elements differ in {self.samples} samples"
+        if self.simulated_ops is not None:
+            verdict += f", {self.simulated_ops} of {len(self.graph.ops)} ops simulated"
         line = f"exactness, simulator {self.arithmetic} against {self.resolver}: {verdict}"
         if self.first is None:
             return line

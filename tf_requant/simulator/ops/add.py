@@ -11,7 +11,7 @@ from tf_requant.numerics.arithmetic import AddStyle, Requantizer, Stage
 from tf_requant.numerics.fixed_point import Rescale
 from tf_requant.numerics.integers import largest, saturate
 from tf_requant.numerics.rounding import Rounding
-from tf_requant.simulator.site import Arrays, Kernel, Site, centered, rescale_of, scale
+from tf_requant.simulator.site import Arrays, Finish, Kernel, Site, centered, rescale_of, scale
 from tf_requant.simulator.tables import Function, all_codes, in_blocks, look_up
 
 _INT16_LEFT_SHIFT = 15
@@ -36,7 +36,7 @@ def prepare(site: Site, sign: int = 1) -> Kernel:
     return run
 
 
-def add(left: NDArray[np.int64], right: NDArray[np.int64], sign: int, bits: int | None, finish: Any) -> NDArray[Any]:
+def add(left: NDArray[np.int64], right: NDArray[np.int64], sign: int, bits: int | None, finish: Finish) -> NDArray[Any]:
     """The integer core.
 
     Args:

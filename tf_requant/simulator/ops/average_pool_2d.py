@@ -1,6 +1,5 @@
 """AVERAGE_POOL_2D: the sum of the taps inside the image times 1 / n, as the device forms 1 / n."""
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,7 @@ from tf_requant.numerics.arithmetic import AveragePoolStyle
 from tf_requant.numerics.output_stage import BLOCK
 from tf_requant.numerics.rounding import Rounding, divide, round_real, shift_right
 from tf_requant.simulator.geometry import Geometry, strides
-from tf_requant.simulator.site import Arrays, Kernel, Site, activation_limits, point
+from tf_requant.simulator.site import Arrays, Finish, Kernel, Site, activation_limits, point
 
 
 def prepare(site: Site) -> Kernel:
@@ -37,7 +36,7 @@ def pool(
     geometry: Geometry,
     style: AveragePoolStyle,
     zero_point: int,
-    finish: Callable[[NDArray[np.int64]], NDArray[Any]],
+    finish: Finish,
 ) -> NDArray[Any]:
     """The integer core.
 

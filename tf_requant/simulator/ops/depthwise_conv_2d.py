@@ -7,9 +7,9 @@ from numpy.typing import NDArray
 
 from tf_requant.model.graph import Tensor
 from tf_requant.numerics.output_stage import BLOCK
+from tf_requant.simulator.filters import bias_codes, filter_codes, geometry, layer_of, operands, stage_of
 from tf_requant.simulator.geometry import Geometry
-from tf_requant.simulator.mac import Layer, hold
-from tf_requant.simulator.ops.conv_2d import bias_codes, filter_codes, geometry, layer, operands, stage_of
+from tf_requant.simulator.mac import Layer
 from tf_requant.simulator.site import Arrays, CannotRun, Kernel, Site
 
 
@@ -34,7 +34,7 @@ def _layer(site: Site, weights: Tensor, bias: Tensor | None, data: Tensor) -> La
         raise CannotRun(f"its filter has {outputs} channels, no multiple of the image's {data.shape[3]}")
     part = codes.reshape(-1, 1, outputs)
     stage = stage_of(site, data, weights, bias)
-    return layer(site, part, bias_codes(bias, outputs), stage, "" if bias is None else bias.dtype, data)
+    return layer_of(site, part, bias_codes(bias, outputs), stage, "" if bias is None else bias.dtype, data)
 
 
 def convolve(codes: NDArray[Any], layer: Layer, geometry: Geometry) -> NDArray[Any]:
@@ -111,8 +111,5 @@ def _stepwise(windows: NDArray[Any], layer: Layer, out: NDArray[Any]) -> None:
     channels = out.shape[1]
     held = np.zeros(windows.shape[0], np.int64)
     for t, row in enumerate(layer.weights.filter[:, 0]):
-        held = hold(
-            held + (windows[:, t] - layer.weights.zero_point) * np.tile(row, len(held) // channels), layer.accumulator
-        )
-    total = hold(held.reshape(-1, channels) + layer.weights.bias, layer.accumulator)
-    layer.finish_exact(total, out)
+        held = layer.add(held, (windows[:, t] - layer.weights.zero_point) * np.tile(row, len(held) // channels))
+    layer.finish_exact(layer.add(held.reshape(-1, channels), layer.weights.bias), out)

@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tf_requant.model.graph import Tensor
+from tf_requant.simulator.filters import bias_codes, filter_codes, layer_of, operands, stage_of
 from tf_requant.simulator.mac import Layer
-from tf_requant.simulator.ops.conv_2d import bias_codes, filter_codes, layer, operands, stage_of
 from tf_requant.simulator.site import Arrays, CannotRun, Kernel, Site
 
 
@@ -31,7 +31,7 @@ def prepare(site: Site) -> Kernel:
 def _layer(site: Site, weights: Tensor, bias: Tensor | None, data: Tensor) -> Layer:
     part = np.ascontiguousarray(filter_codes(weights, 0).T)[None]
     stage = stage_of(site, data, weights, bias)
-    return layer(site, part, bias_codes(bias, part.shape[2]), stage, "" if bias is None else bias.dtype, data)
+    return layer_of(site, part, bias_codes(bias, part.shape[2]), stage, "" if bias is None else bias.dtype, data)
 
 
 def connect(codes: NDArray[Any], layer: Layer) -> NDArray[Any]:

@@ -16,7 +16,7 @@ def prepare(site: Site) -> Kernel:
 
     def run(arrays: Arrays) -> list[NDArray[Any]]:
         codes, indices = arrays[0], arrays[1]
-        along, shared = axis % codes.ndim, batch % (indices.ndim + 1) if batch < 0 else batch
+        along, shared = axis % codes.ndim, batch + indices.ndim if batch < 0 else batch
         if indices.size and not 0 <= int(indices.min()) <= int(indices.max()) < codes.shape[along]:
             raise UsageError(
                 f"{site.graph.where(site.index)}: an index is outside 0..{codes.shape[along] - 1}, the length of axis {along}"

@@ -33,6 +33,8 @@ def table_kernel(site: Site, function: Any, wide: Any) -> Kernel:
     data, target, lookup = site.input(), site.output(), site.arithmetic.lookup
     site.codes(data, target)
     if data.dtype == "int16":
+        if site.op.code in lookup.ops and lookup.interpolation == "none":
+            raise CannotRun(f"its table has {lookup.entries} entries, and {data.name!r} is int16")
         multiplier, shift = _to_table_scale(float(scale(data)))
         return unary(site, lambda codes: wide(codes.astype(np.int64), multiplier, shift).astype(np.int16))
     if site.op.code in lookup.ops:

@@ -1,6 +1,5 @@
 """MEAN: the sum over some axes times 1 / n, rescaled to the output."""
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -8,7 +7,7 @@ from numpy.typing import NDArray
 
 from tf_requant.numerics.fixed_point import Q31, Rescale
 from tf_requant.simulator.ops.average_pool_2d import average
-from tf_requant.simulator.site import Arrays, Kernel, Site, point, rescale_of, same_params, scale
+from tf_requant.simulator.site import Arrays, Finish, Kernel, Site, point, rescale_of, same_params, scale
 
 
 def prepare(site: Site) -> Kernel:
@@ -16,20 +15,21 @@ def prepare(site: Site) -> Kernel:
     data, target = site.input(), site.output()
     site.codes(data, target)
     keep, zero_point = bool(site.attrs.get("keep_dims", False)), point(data)
-    finish_for: dict[int, Callable[[NDArray[np.int64]], NDArray[Any]]] = {}
+    finish_for: dict[int, Finish] = {}
     mean_of(site, 1)  # so that what the requantizer cannot hold shows before the run
 
     def run(arrays: Arrays) -> list[NDArray[Any]]:
         codes, axes = arrays[0], arrays[1]
         over = tuple(sorted({int(a) % codes.ndim for a in np.atleast_1d(axes)}))
         count = int(np.prod([codes.shape[a] for a in over], dtype=np.int64))
-        finish = finish_for.setdefault(count, mean_of(site, count))
-        return [finish(codes.sum(axis=over, dtype=np.int64, keepdims=keep) - count * zero_point)]
+        if count not in finish_for:
+            finish_for[count] = mean_of(site, count)
+        return [finish_for[count](codes.sum(axis=over, dtype=np.int64, keepdims=keep) - count * zero_point)]
 
     return run
 
 
-def mean_of(site: Site, count: int) -> Callable[[NDArray[np.int64]], NDArray[Any]]:
+def mean_of(site: Site, count: int) -> Finish:
     """The integer core for n = count: sums of (code - zero point), int64[...] -> codes."""
     data, target, style = site.input(), site.output(), site.arithmetic.average_pool
     rule = site.requantizer(data)

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tf_requant.numerics.integers import largest
-from tf_requant.simulator.site import Arrays, Kernel, Site, centered, scale
+from tf_requant.simulator.site import Arrays, Finish, Kernel, Site, centered, scale
 from tf_requant.simulator.tables import all_codes, in_blocks
 
 
@@ -25,6 +25,6 @@ def prepare(site: Site) -> Kernel:
     return run
 
 
-def multiply(left: NDArray[np.int64], right: NDArray[np.int64], finish: Any) -> NDArray[Any]:
+def multiply(left: NDArray[np.int64], right: NDArray[np.int64], finish: Finish) -> NDArray[Any]:
     """The integer core: int64[...] codes without zero points, broadcastable; `finish` turns products to codes."""
     return np.asarray(finish(left * right))

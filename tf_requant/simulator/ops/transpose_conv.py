@@ -7,9 +7,10 @@ from numpy.typing import NDArray
 
 from tf_requant.model.graph import Tensor
 from tf_requant.model.ops import Padding
+from tf_requant.simulator.filters import bias_codes, filter_codes, layer_of, operands, stage_of
 from tf_requant.simulator.geometry import Geometry, strides
 from tf_requant.simulator.mac import Layer
-from tf_requant.simulator.ops.conv_2d import bias_codes, convolve, filter_codes, layer, operands, stage_of
+from tf_requant.simulator.ops.conv_2d import convolve
 from tf_requant.simulator.site import Arrays, CannotRun, Kernel, Site
 
 
@@ -34,7 +35,7 @@ def _layer(site: Site, weights: Tensor, bias: Tensor | None, data: Tensor) -> La
     turned = filter_codes(weights, 0)[:, ::-1, ::-1].transpose(1, 2, 3, 0)
     part = turned.reshape(-1, turned.shape[2], turned.shape[3])
     stage = stage_of(site, data, weights, bias)
-    return layer(
+    return layer_of(
         site, part, bias_codes(bias, part.shape[2]), stage, "" if bias is None else bias.dtype, data, turned=True
     )
 
