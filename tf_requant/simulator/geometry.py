@@ -1,5 +1,6 @@
 """Windows that slide over images: strides, dilations, paddings, for convolutions and pools."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -112,6 +113,13 @@ class Geometry:
             at = start + np.arange(self.kernel[axis])[None] * self.dilation[axis]
             counts.append(((at >= 0) & (at < image[axis])).sum(axis=1))
         return np.asarray(counts[0][:, None] * counts[1][None], np.int64)
+
+
+def pool_geometry(op: Op) -> Callable[[NDArray[Any]], Geometry]:
+    """Codes [N, H, W, C] -> the geometry of a pool over them."""
+    kernel = (int(op.attrs["filter_height"]), int(op.attrs["filter_width"]))
+    padding = Padding(op.attrs["padding"])
+    return lambda codes: Geometry.of((codes.shape[1], codes.shape[2]), kernel, strides(op), padding=padding)
 
 
 def strides(op: Op) -> tuple[int, int]:

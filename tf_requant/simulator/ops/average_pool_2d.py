@@ -5,11 +5,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tf_requant.model.ops import Padding, fused_activation
+from tf_requant.model.ops import fused_activation
 from tf_requant.numerics.arithmetic import AveragePoolStyle
 from tf_requant.numerics.output_stage import BLOCK
 from tf_requant.numerics.rounding import Rounding, divide, round_real, shift_right
-from tf_requant.simulator.geometry import Geometry, strides
+from tf_requant.simulator.geometry import Geometry, pool_geometry
 from tf_requant.simulator.site import Arrays, Finish, Kernel, Site, activation_limits, point
 
 
@@ -17,16 +17,13 @@ def prepare(site: Site) -> Kernel:
     """The kernel of one AVERAGE_POOL_2D; input and output share their parameters, so raw codes are averaged."""
     data = site.input()
     site.codes(data, site.output())
-    op, style, zero_point = site.op, site.arithmetic.average_pool, point(data)
-    low, high = activation_limits(fused_activation(op), site.output())
-    kernel = (int(op.attrs["filter_height"]), int(op.attrs["filter_width"]))
+    style, zero_point = site.arithmetic.average_pool, point(data)
+    low, high = activation_limits(fused_activation(site.op), site.output())
+    geometry = pool_geometry(site.op)
 
     def run(arrays: Arrays) -> list[NDArray[Any]]:
         image = arrays[0]
-        geometry = Geometry.of(
-            (image.shape[1], image.shape[2]), kernel, strides(op), padding=Padding(op.attrs["padding"])
-        )
-        return [pool(image, geometry, style, zero_point, lambda mean: mean.clip(low, high))]
+        return [pool(image, geometry(image), style, zero_point, lambda mean: mean.clip(low, high))]
 
     return run
 

@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tf_requant.model.ops import Padding, fused_activation
+from tf_requant.model.ops import fused_activation
 from tf_requant.model.quant import code_limits
-from tf_requant.simulator.geometry import Geometry, strides
+from tf_requant.simulator.geometry import Geometry, pool_geometry
 from tf_requant.simulator.site import Arrays, Kernel, Site, activation_limits
 
 
@@ -15,16 +15,12 @@ def prepare(site: Site) -> Kernel:
     """The kernel of one MAX_POOL_2D."""
     data = site.input()
     site.codes(data, site.output())
-    op = site.op
-    low, high = activation_limits(fused_activation(op), site.output())
-    kernel = (int(op.attrs["filter_height"]), int(op.attrs["filter_width"]))
+    low, high = activation_limits(fused_activation(site.op), site.output())
+    geometry = pool_geometry(site.op)
 
     def run(arrays: Arrays) -> list[NDArray[Any]]:
         image = arrays[0]
-        geometry = Geometry.of(
-            (image.shape[1], image.shape[2]), kernel, strides(op), padding=Padding(op.attrs["padding"])
-        )
-        return [np.asarray(pool(image, geometry).clip(low, high), image.dtype)]
+        return [np.asarray(pool(image, geometry(image)).clip(low, high), image.dtype)]
 
     return run
 
