@@ -111,5 +111,5 @@ def test_every_op_equals_the_scalar_oracle(name: str) -> None:
 @pytest.mark.parametrize("code", CASES)
 def test_every_op_equals_the_scalar_oracle_at_length(name: str, code: str) -> None:
     for dtype in DTYPES:
-        for seed in range(5):
+        for seed in range(2):
             _compare(code, dtype, seed, ARITHMETICS[name])
