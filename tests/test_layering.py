@@ -16,6 +16,7 @@ ALLOWED = {
     "io": MODEL | {"io"},
     "targets": BASE | {"targets"},
     "plan": MODEL,
+    "calibration": MODEL | {"calibration"},
     "runtime": LEAVES | {"runtime"},
     "planning": MODEL | {"targets", "plan", "planning"},
     "corrections": MODEL | {"targets", "plan", "corrections"},

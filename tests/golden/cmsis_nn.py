@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tf_requant.model.geometry import Geometry
 from tf_requant.numerics.arithmetic import Accumulator, Requantizer, Stage
 from tf_requant.numerics.fixed_point import Rescale, narrowed
 from tf_requant.numerics.output_stage import OutputStage
 from tf_requant.numerics.rounding import Rounding
 from tf_requant.simulator import filters
-from tf_requant.simulator.geometry import Geometry
 from tf_requant.simulator.mac import Layer, Weights
 from tf_requant.simulator.ops import add, conv_2d, depthwise_conv_2d, fully_connected, mul, softmax, transpose_conv
 

@@ -8,12 +8,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from tf_requant.corrections import CORRECTIONS, chosen
+from tf_requant.corrections import BIAS, CORRECTIONS, chosen
 from tf_requant.errors import InterpreterError, ModelFormatError, UnsupportedModelError, UsageError
 from tf_requant.io import tflite, tflite_writer
 from tf_requant.model.graph import Model
 from tf_requant.model.ops import info
 from tf_requant.model.verify import check, refuse_unsupported
+from tf_requant.pipeline.correct import correct_biases
 from tf_requant.plan import Plan
 from tf_requant.planning.planner import plan_model
 from tf_requant.planning.wishes import Interface, Wishes
@@ -102,7 +103,7 @@ def requantize(
     Args:
         model: a path, a TFLite file's bytes, or a Model.
         target: a built-in name, a path to a target file, a document or a Target.
-        calibration: images or arrays; no correction of this version uses them.
+        calibration: images, arrays, a dataset or a callable, on which `bias` measures; one sample in five judges.
         corrections: `auto`, `none`, or names separated by commas.
         io: the interface of the result: `target`, `source` or `float`.
         pin_range: tensor name -> (minimum, maximum) in real units.
@@ -112,7 +113,7 @@ def requantize(
     Raises:
         RequantError: the model, the target or an argument cannot be used; nothing was written.
     """
-    asked = chosen(corrections)
+    asked = chosen(corrections, calibration is not None)
     aim = load_target(target)
     pinned = tuple((name, *bounds) for name, bounds in (pin_range or {}).items())
     wishes = Wishes(io, pinned, (keep,) if isinstance(keep, str) else tuple(keep))
@@ -121,11 +122,17 @@ def requantize(
     unproven = _run_where_rules_end(source)
     plan = plan_model(source, aim, wishes)
     for name in asked:
-        plan = CORRECTIONS[name](source, plan)
+        if name in CORRECTIONS:
+            plan = CORRECTIONS[name](source, plan)
+    notes: tuple[str, ...] = ()
+    if BIAS in asked and calibration is not None:
+        named = corrections != "auto"
+        plan, verdict = correct_biases(source, plan, aim, calibration, lambda p: check(apply(source, p)), named)
+        notes = (str(verdict),)
+    elif calibration is not None:
+        notes = ("the corrections that were asked for use no data: the calibration data was not read",)
     result = source if dry_run else check(_with_gains(apply(source, plan), source, plan))
-    warnings = (*source.warnings, *unproven)
-    if calibration is not None:
-        warnings = (*warnings, "no correction of this version uses calibration data; it was not read")
+    warnings = (*source.warnings, *unproven, *notes)
     return Result(result, plan, build(source, result, plan, aim, asked, warnings), size)
 
 

@@ -10,10 +10,10 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from tf_requant.model.geometry import Geometry
 from tf_requant.numerics.arithmetic import DOUBLE_ROUNDING
 from tf_requant.numerics.output_stage import OutputStage
 from tf_requant.numerics.rounding import Rounding
-from tf_requant.simulator.geometry import Geometry
 
 NAME = "numba"
 

@@ -6,10 +6,10 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from tf_requant.model.geometry import Geometry, dilations, strides
 from tf_requant.model.graph import Tensor
 from tf_requant.model.ops import Padding
 from tf_requant.numerics.output_stage import OutputStage
-from tf_requant.simulator.geometry import Geometry, dilations, strides
 from tf_requant.simulator.mac import Layer, Weights, register_of
 from tf_requant.simulator.site import CannotRun, Site, point, quant_of, scale
 

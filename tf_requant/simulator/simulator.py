@@ -38,6 +38,19 @@ class Placed:
     reason: str = ""
 
 
+@dataclass
+class Run:
+    """One sample on its way through a graph.
+
+    Attributes:
+        values: by tensor index, what a later op still reads.
+        variables: by tensor index, the state.
+    """
+
+    values: dict[int, NDArray[Any]]
+    variables: dict[int, NDArray[Any]]
+
+
 class Simulator:
     """A graph ready to run, by one thread at a time.
 
@@ -145,47 +158,58 @@ class Simulator:
 
         Nothing is kept longer than its last reader needs it.
         """
-        graph = self.graph
-        values: dict[int, NDArray[Any]] = {}
-        for index in graph.inputs:
-            if index not in inputs:
-                raise UsageError(f"the input {graph.tensors[index].name!r} was not given")
-            values[index] = checked_input(graph, index, inputs[index])
-            yield index, values[index]
-        for index in graph.outputs:
-            constant = graph.tensors[index].data
+        run = self.begin(inputs)
+        yield from list(run.values.items())
+        for index in self.graph.outputs:
+            constant = self.graph.tensors[index].data
             if constant is not None:
                 yield index, constant
-        variables = {i: zeros(graph, i) for i, t in enumerate(graph.tensors) if t.is_variable}
-        values |= variables
-        for position, (op, kernel) in enumerate(zip(graph.ops, self._kernels)):
-            for index in variables.keys() & {*op.inputs}:
-                # A kernel updates its state in place; what earlier ops made of it stays as it was.
-                values[index] = variables[index] = variables[index].copy()
-            arrays = [self._read(values, t, position) for t in op.inputs]
-            outputs = self._call(kernel, arrays, position)
-            del arrays
-            for index, value in zip(op.outputs, outputs):
-                values[index] = value
-                yield index, value
-            del outputs
-            for index in {*op.inputs, *op.outputs} - variables.keys():
-                if self._last_use.get(index, -1) <= position:
-                    values.pop(index, None)
-        yield from variables.items()
+        for position in range(len(self.graph.ops)):
+            yield from self.step(position, run).items()
+        yield from run.variables.items()
 
-    def _read(self, values: Mapping[int, NDArray[Any]], index: int, position: int) -> NDArray[Any] | None:
+    def begin(self, inputs: Mapping[int, NDArray[Any]]) -> "Run":
+        """A run ahead of its first op: inputs by tensor index, variables at zero."""
+        graph = self.graph
+        missing = [graph.tensors[t].name for t in graph.inputs if t not in inputs]
+        if missing:
+            raise UsageError(f"the input {missing[0]!r} was not given")
+        values = {index: checked_input(graph, index, inputs[index]) for index in graph.inputs}
+        return Run(values, {i: zeros(graph, i) for i, t in enumerate(graph.tensors) if t.is_variable})
+
+    def step(self, position: int, run: "Run") -> dict[int, NDArray[Any]]:
+        """Runs the next op: its outputs by tensor index; what no later op reads leaves the run."""
+        op = self.graph.ops[position]
+        for index in run.variables.keys() & {*op.inputs}:
+            # A kernel updates its state in place; what earlier ops made of it stays as it was.
+            run.variables[index] = run.variables[index].copy()
+        arrays = [self._read(run, t, position) for t in op.inputs]
+        outputs = dict(zip(op.outputs, self._call(self._kernels[position], arrays, position)))
+        run.values.update(outputs)
+        for index in {*op.inputs, *op.outputs}:
+            if self._last_use.get(index, -1) <= position:
+                run.values.pop(index, None)
+        return outputs
+
+    def revise(self, graph: Graph, position: int) -> None:
+        """Goes on with a graph in which one op's constants are others."""
+        self.graph = graph
+        self._kernels[position] = self._prepare(position)[0]
+
+    def _read(self, run: "Run", index: int, position: int) -> NDArray[Any] | None:
         if index < 0:
             return None
         data = self.graph.tensors[index].data
         if data is not None:
             return data
-        if index not in values:
+        if index in run.variables:
+            return run.variables[index]
+        if index not in run.values:
             tensor = self.graph.tensors[index]
             if not tensor.size and index not in self.graph.producers:
                 return np.empty(tensor.shape, tensor.dtype)  # an empty constant has no bytes in the file
             raise UsageError(f"{self.graph.where(position)} reads {tensor.name!r}, which nothing computes")
-        return values[index]
+        return run.values[index]
 
     def _call(self, kernel: Kernel, arrays: Sequence[NDArray[Any] | None], position: int) -> Sequence[NDArray[Any]]:
         try:

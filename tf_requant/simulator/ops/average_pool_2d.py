@@ -5,11 +5,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tf_requant.model.geometry import Geometry, pool_geometry
 from tf_requant.model.ops import fused_activation
 from tf_requant.numerics.arithmetic import AveragePoolStyle
 from tf_requant.numerics.output_stage import BLOCK
 from tf_requant.numerics.rounding import Rounding, divide, round_real, shift_right
-from tf_requant.simulator.geometry import Geometry, pool_geometry
 from tf_requant.simulator.site import Arrays, Finish, Kernel, Site, activation_limits, point
 
 

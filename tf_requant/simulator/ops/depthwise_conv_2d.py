@@ -5,10 +5,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tf_requant.model.geometry import Geometry
 from tf_requant.model.graph import Tensor
 from tf_requant.numerics.output_stage import BLOCK
 from tf_requant.simulator.filters import bias_codes, filter_codes, geometry, layer_of, operands, stage_of
-from tf_requant.simulator.geometry import Geometry
 from tf_requant.simulator.mac import Layer
 from tf_requant.simulator.site import Arrays, CannotRun, Kernel, Site
 

@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tf_requant.model.geometry import Geometry, pool_geometry
 from tf_requant.model.ops import fused_activation
 from tf_requant.model.quant import code_limits
-from tf_requant.simulator.geometry import Geometry, pool_geometry
 from tf_requant.simulator.site import Arrays, Kernel, Site, activation_limits
 
 
