@@ -21,7 +21,8 @@ def define(values: absl_flags.FlagValues) -> None:
     text("model", None, "The source: a quantized .tflite file.", flag_values=values)
     text("target", None, "A built-in target's name (tf_requant targets) or a target .json file.", flag_values=values)
     text("output", None, "The .tflite file to write.", flag_values=values)
-    text("calibration", None, "A folder of images, .npy, .npz or TFRecord: corrections measure on its first 200 samples.", flag_values=values)
+    data = "A folder of images, .npy, .npz or TFRecord: corrections measure on its first 200 samples."
+    text("calibration", None, data, flag_values=values)
     text("corrections", "auto", "auto, none, or names separated by commas.", flag_values=values)
     absl_flags.DEFINE_enum(
         "io", "target", ["target", "source", "float"], "The interface of the output model.", flag_values=values
