@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from tests.simulator.cases import CASES, Draw, random_inputs
+from tests.simulator.cases import CASES
+from tests.simulator.draw import Draw, random_inputs
 from tf_requant.calibration.layer_inputs import LAYERS, LayerInputs, tap_means
 from tf_requant.corrections.bias import accumulator_unit, mean_output, wanted_bias
 from tf_requant.pipeline.simulate import checked_model

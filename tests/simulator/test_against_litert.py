@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 import tf_requant
 from tests.builders import DTYPES, small_net
-from tests.simulator.cases import CASES, Draw, random_inputs
+from tests.simulator.cases import CASES
+from tests.simulator.draw import Draw, random_inputs
 from tf_requant.errors import CalibrationError, RequantError
 from tf_requant.io.data import load_samples
 from tf_requant.io.tflite_writer import write

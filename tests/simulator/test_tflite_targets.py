@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from tests.simulator.cases import CASES, Draw, random_inputs
+from tests.simulator.cases import CASES
+from tests.simulator.draw import Draw, random_inputs
 from tf_requant.errors import RequantError
 from tf_requant.model.graph import Graph
 from tf_requant.pipeline.simulate import checked_model
