@@ -132,6 +132,23 @@ def test_a_run_counts_saturations_ties_and_accumulator_bits() -> None:
     assert (seen.observed_bits, seen.worst_case_bits, seen.register_bits) == (10, 11, 32)
 
 
+def test_a_table_s_clamps_are_counted() -> None:
+    b = Builder()
+    data, output = b.tensor([1, 4], "int8", 0.1, 0), b.tensor([1, 4], "int8", 0.05, 0)
+    b.op("HARD_SWISH", [data], [output])
+    with tf_requant.Simulation(b.finish([data], [output]), "nna", observe=True) as simulation:
+        codes = next(iter(simulation.run(np.asarray([[10, 63, 64, 127]], np.int8)).values()))
+        (seen,) = simulation.report.observations
+    # Reals 0.667, 6.3, 6.4 and 12.7 in steps of 0.05: 126 fits, 128 and 254 do not.
+    assert codes.tolist() == [[13, 126, 127, 127]] and (seen.elements, seen.saturated) == (4, 2)
+
+
+def test_softmax_is_the_host_s_business_under_nna() -> None:
+    with tf_requant.Simulation(unary("SOFTMAX", options="SoftmaxOptions", beta=1.0), "nna") as simulation:
+        ((_, place),) = simulation.report.placed
+    assert place.where == "reference" and "does not define it" in place.reason
+
+
 def test_a_relu_that_clamps_at_the_type_s_limit_is_no_saturation() -> None:
     x = np.random.default_rng(0).integers(-128, 128, (1, 12)).astype(np.int8)
     b = Builder()

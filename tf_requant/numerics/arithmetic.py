@@ -147,6 +147,7 @@ class Arithmetic:
         average_pool: AVERAGE_POOL_2D (and MEAN).
         lookup: the table unit.
         pad: what the taps outside the image hold: the input's zero point, or code 0.
+        host_ops: ops that it says nothing of: its host runs them, as TFLite's reference kernels do.
     """
 
     name: str
@@ -157,6 +158,7 @@ class Arithmetic:
     average_pool: AveragePoolStyle = AveragePoolStyle()
     lookup: Lookup = Lookup()
     pad: Literal["zero_point", "zero"] = "zero_point"
+    host_ops: tuple[str, ...] = ()
 
     def requantizer_of(self, op: str, dtype: str = "", bias: str = "") -> Requantizer:
         """The requantizer of an op by its TFLite name, its input's dtype and its bias's dtype."""

@@ -15,7 +15,7 @@ from tf_requant.pipeline.host import Host
 from tf_requant.pipeline.requantize import ModelSource, Result, TargetSource, load_model
 from tf_requant.simulator.engine import Engine
 from tf_requant.simulator.observe import Observation
-from tf_requant.simulator.profiles import PROFILES, UNDEFINED
+from tf_requant.simulator.profiles import PROFILES
 from tf_requant.simulator.simulator import Placed, Simulator
 from tf_requant.targets import Target, builtin_targets, load_target
 
@@ -43,11 +43,10 @@ def load_arithmetic(source: ArithmeticSource) -> tuple[Arithmetic, Target | None
     return target.arithmetic, target
 
 
-def _left_out(graph: Graph, arithmetic: Arithmetic, target: Target | None) -> dict[int, str]:
-    """The ops that a target or a profile leaves to its host, with the reason."""
+def _unlisted(graph: Graph, target: Target | None) -> dict[int, str]:
+    """The ops that a target leaves to its host, with the reason."""
     if target is None:
-        undefined, reason = UNDEFINED.get(arithmetic.name, frozenset()), f"{arithmetic.name!r} does not define it"
-        return {index: reason for index, op in enumerate(graph.ops) if op.code in undefined}
+        return {}
     reason = f"the target {target.name!r} does not list it"
     return {index: reason for index, op in enumerate(graph.ops) if target.rule(op.code) is None}
 
@@ -136,7 +135,7 @@ class Simulation:
             strict=strict,
             observe=observe,
             engine=engine,
-            host=_left_out(self.model.main, self.arithmetic, target),
+            host=_unlisted(self.model.main, target),
         )
         self.names = tensor_names(self.model.main)
 

@@ -64,6 +64,12 @@ class Observation:
         low, high = limits(bits)
         self.overflowed += int(((exact < low) | (exact > high)).sum())
 
+    def rounded(self, free: NDArray[Any], limits_of_type: tuple[int, int]) -> None:
+        """Counts codes that a table's function gives, before they are held within their type."""
+        low, high = limits_of_type
+        self.elements += free.size
+        self.saturated += int(((free < low) | (free > high)).sum())
+
     def codes(self, accumulator: NDArray[np.int64], stage: OutputStage, limits_of_type: tuple[int, int]) -> None:
         """Counts what the last rounding and the clamp do to accumulators, int64[..., C]."""
         free = stage.rescale.apply(accumulator) + stage.zero_point

@@ -70,7 +70,8 @@ Measured equal for CONV_2D, DEPTHWISE_CONV_2D, FULLY_CONNECTED and MUL; ADD, SUB
 their own there, which are not modelled.
 """
 
-TOSA = Arithmetic("tosa", accumulator=Accumulator(32, "error"))
+_UNDEFINED = ("SOFTMAX", "UNIDIRECTIONAL_SEQUENCE_LSTM")
+TOSA = Arithmetic("tosa", accumulator=Accumulator(32, "error"), host_ops=_UNDEFINED)
 """TOSA's RESCALE with double rounding, as Arm's converter lowers TFLite to it (tosa-converter-for-tflite 2026.2).
 
 Its one shift with 2^30 added by sign is TFLite's two roundings, also for FULLY_CONNECTED; every ratio is float64. Its
@@ -85,11 +86,8 @@ NNA = Arithmetic(
     add=AddStyle("shift_align", rounding=Rounding.HALF_UP),
     average_pool=AveragePoolStyle("multiply_shift", 15, Rounding.HALF_UP),
     lookup=Lookup(("LOGISTIC", "TANH", "HARD_SWISH")),
+    host_ops=_UNDEFINED,
 )
 """What the nna targets declare: one rounding everywhere. At a power of two the 31-bit multiplier is a pure shift."""
-
-_NEITHER = frozenset(("SOFTMAX", "UNIDIRECTIONAL_SEQUENCE_LSTM"))
-UNDEFINED: Mapping[str, frozenset[str]] = {"nna": _NEITHER, "tosa": _NEITHER}
-"""Ops that a profile says nothing of: its host runs them, as TFLite's kernels do."""
 
 PROFILES: Mapping[str, Arithmetic] = {a.name: a for a in (TFLITE_REF, TFLITE_OPTIMIZED, TFLITE_XNNPACK, TOSA, NNA)}

@@ -115,6 +115,8 @@ class Simulator:
             return self._host_kernel(index), Placed(index, "host", "the simulator has no such op")
         observation = self.observations.get(index)
         try:
+            if op.code in self.arithmetic.host_ops:
+                raise CannotRun(f"{self.arithmetic.name!r} does not define it")
             if index in self._left_to_host:
                 raise CannotRun(self._left_to_host[index])
             return prepare(Site(self.graph, index, self.arithmetic, observation, self._fast)), Placed(index, "device")

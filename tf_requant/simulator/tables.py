@@ -6,10 +6,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tf_requant.model.graph import Tensor
 from tf_requant.model.quant import code_limits
 from tf_requant.numerics.output_stage import BLOCK
-from tf_requant.numerics.rounding import round_real
+from tf_requant.numerics.rounding import Rounding, round_real
 from tf_requant.simulator.site import CODES, Arrays, Kernel, Site, point, scale
 
 Function = Callable[[NDArray[Any]], NDArray[Any]]
@@ -78,27 +77,22 @@ def real_function(site: Site, function: RealFunction) -> Function:
     In float32 the function's value is rounded to float32 and multiplied by the float32 reciprocal of the output
     scale (TFLite's LUTPopulate); in float64 it is divided by the scale.
     """
-    lookup, source, target = site.arithmetic.lookup, site.input(), site.output()
-
-    def fill(codes: NDArray[Any]) -> NDArray[Any]:
-        return real_table(codes, source, target, function, lookup.precision, lookup.rounding)
-
-    return fill
+    lookup = site.arithmetic.lookup
+    return lambda codes: real_table(site, codes, function, lookup.precision, lookup.rounding)
 
 
 def real_table(
-    codes: NDArray[Any],
-    source: Tensor,
-    target: Tensor,
-    function: RealFunction,
-    precision: str,
-    rounding: Any,
+    site: Site, codes: NDArray[Any], function: RealFunction, precision: str, rounding: Rounding
 ) -> NDArray[Any]:
-    """`real_function` for given parameters: codes of any shape -> output codes."""
-    low, high = code_limits(target.dtype)
+    """`real_function` in a given precision and rounding: codes of any shape -> output codes, counted if asked."""
+    source, target = site.input(), site.output()
+    limits = code_limits(target.dtype)
     centered = codes.astype(np.int64) - point(source)
     if precision == "float64":
         real = function(centered * np.float64(scale(source))) / np.float64(scale(target))
     else:
         real = function(centered.astype(np.float32) * scale(source)) * (np.float32(1) / scale(target))
-    return np.asarray((round_real(real, rounding) + point(target)).clip(low, high).astype(target.dtype))
+    free = round_real(real, rounding) + point(target)
+    if site.observation is not None:
+        site.observation.rounded(free, limits)
+    return np.asarray(free.clip(*limits).astype(target.dtype))

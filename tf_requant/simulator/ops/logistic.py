@@ -41,7 +41,7 @@ def table_kernel(site: Site, function: Any, wide: Any) -> Kernel:
         if lookup.interpolation != "none" or lookup.entries < 256:
             raise CannotRun(f"a table of {lookup.entries} interpolated entries is not simulated")
         return unary(site, real_function(site, function))
-    return unary(site, lambda codes: real_table(codes, data, target, function, "float32", Rounding.HALF_AWAY))
+    return unary(site, lambda codes: real_table(site, codes, function, "float32", Rounding.HALF_AWAY))
 
 
 def _to_table_scale(input_scale: float) -> tuple[int, int]:
