@@ -35,12 +35,14 @@ class ActivationPlan:
         gain: the new real value over the old one (a power-of-two fold leaves a residual gain).
         reason: why these, in one clause.
         error: predicted mean squared error against the source's value, in units of the source's scale squared.
+        measured: squared error over squared value on samples held back, upstream errors included; None unmeasured.
     """
 
     params: QuantParams
     gain: float = 1.0
     reason: str = ""
     error: float = 0.0
+    measured: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +54,8 @@ class ConstantPlan:
         step: the old scale times the gain over the new scale, a number or one per output channel: a new code is
             round((old code - old zero point) * step) + new zero point, exact where the step is one.
         reason: why, in one clause.
-        error: predicted relative squared error, averaged over output channels.
+        error: predicted relative squared error, averaged over output channels; where a correction chose the codes,
+            that of the layer's output on samples held back.
         limits: the lowest and highest code; None for the type's own.
         codes: the final codes where a correction has chosen them; otherwise the nearest, as above.
     """

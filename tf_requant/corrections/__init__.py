@@ -1,4 +1,8 @@
-"""Methods that refine a Plan, one file each; each is usable alone and `auto` composes them."""
+"""Methods that bring a result nearer to its source, one file each; each is usable alone and `auto` composes them.
+
+Two act where scales are chosen (`planning` is handed what they need), one on a finished plan, four inside the pass in
+which `pipeline` runs source and result side by side.
+"""
 
 from collections.abc import Callable
 
@@ -9,17 +13,17 @@ from tf_requant.plan import Plan
 
 Correction = Callable[[Model, Plan], Plan]
 
+PLANNED = ("thresholds", "folding")
+"""Scales of activations from the source's exact code histograms; gains weighed by how noise reaches the scores."""
 CORRECTIONS: dict[str, Correction] = {"rounding": preserve_channel_sums}
-"""Every correction by its name on the command line, in the order in which they run."""
+"""Corrections of a plan that look at no data."""
+LAYERWISE = ("scale_search", "gptq", "error_folding", "bias")
+"""Corrections of one layer after the other, behind the corrected ones before it."""
 
-BIAS = "bias"
-"""Bias correction, which runs the model on data: `pipeline` carries it out with `corrections.bias`."""
-
-NAMES = (*CORRECTIONS, BIAS)
+NAMES = (*PLANNED, *CORRECTIONS, *LAYERWISE)
 """Every name, in running order."""
-
-AUTO = ("rounding",)
-"""What `auto` applies without data; with data, it also tries `bias`."""
+WITHOUT_DATA = ("rounding", "bias")
+"""Those that work without data: `bias` then takes synthetic inputs."""
 
 
 def chosen(names: str, with_data: bool = False) -> tuple[str, ...]:
@@ -28,12 +32,14 @@ def chosen(names: str, with_data: bool = False) -> tuple[str, ...]:
     Raises:
         UsageError: an unknown name, or one that needs data where there is none.
     """
-    if names in ("auto", "none", ""):
-        return () if names != "auto" else (*AUTO, BIAS) if with_data else AUTO
+    if names in ("none", ""):
+        return ()
+    if names == "auto":
+        return NAMES if with_data else WITHOUT_DATA
     asked = [n.strip() for n in names.split(",")]
-    unknown = [n for n in asked if n not in NAMES]
-    if unknown:
-        raise UsageError(f"corrections names {unknown[0]!r}; known are: auto, none, {', '.join(NAMES)}")
-    if BIAS in asked and not with_data:
-        raise UsageError("corrections names 'bias', which measures on data: give calibration data (--calibration)")
+    for name in asked:
+        if name not in NAMES:
+            raise UsageError(f"corrections names {name!r}; known are: auto, none, {', '.join(NAMES)}")
+        if name not in WITHOUT_DATA and not with_data:
+            raise UsageError(f"corrections names {name!r}, which measures on data: give calibration data (--calibration)")
     return tuple(n for n in NAMES if n in asked)

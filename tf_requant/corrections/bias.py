@@ -1,13 +1,14 @@
-"""Empirical bias correction: the mean error that a layer's new integers make, taken off its bias.
+"""Bias correction: the mean error that a layer's new integers make, taken off its bias.
 
 With E = E[W' x'] + b' - E[W x] - b, the mean over data of the output's error ahead of the activation, b' - E has none
 (DFQ, arXiv 1906.04721, section 4.2, with measured means; x' comes from the layers corrected before, so that what
-these could not mend is mended too).
+these could not mend is mended too). Without data, the means are those of synthetic inputs.
 """
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tf_requant.calibration.layers import grouped, input_channels
 from tf_requant.model.graph import Graph, Op
 from tf_requant.model.quant import code_limits
 
@@ -18,29 +19,22 @@ def mean_output(graph: Graph, op: Op, means: NDArray[np.float64], bias: int) -> 
     Args:
         graph: the graph around the op.
         op: CONV_2D, DEPTHWISE_CONV_2D or FULLY_CONNECTED.
-        means: its mean input, code minus zero point, float64[taps, inputs].
-        bias: the bias's position among the op's inputs.
+        means: its mean input, code minus zero point, float64[groups, taps * inputs a group].
+        bias: the bias's position among the op's inputs; the op may have none.
     """
     x, weights = (graph.tensors[op.inputs[i]] for i in (0, 1))
     assert x.quant is not None and weights.quant is not None and weights.data is not None
     scale, zero_point = weights.quant.along(len(weights.shape))
-    real = (weights.data - zero_point) * scale
-    sums = _products(op.code, real, means) * float(x.quant.scale[0])
+    real = grouped(op, (weights.data - zero_point) * scale, input_channels(graph, op))
+    sums = np.einsum("gok,gk->go", real, means).reshape(-1) * float(x.quant.scale[0])
+    if not has_bias(op, bias):
+        return np.asarray(sums)
     return np.asarray(sums + bias_codes(graph, op, bias) * accumulator_unit(graph, op))
 
 
-def _products(code: str, real: NDArray[np.float64], means: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Sum over taps and inputs of weight times mean input, float64[outputs]."""
-    if code == "FULLY_CONNECTED":
-        return np.asarray(real @ means[0])
-    taps = means.shape[0]
-    if code == "DEPTHWISE_CONV_2D":
-        filters = real.reshape(taps, -1)
-        return np.asarray((filters * np.repeat(means, filters.shape[1] // means.shape[1], axis=1)).sum(axis=0))
-    outputs, depth = real.shape[0], real.shape[3]
-    groups = means.shape[1] // depth
-    grouped = real.reshape(groups, outputs // groups, taps, depth)
-    return np.asarray(np.einsum("gotd,tgd->go", grouped, means.reshape(taps, groups, depth)).reshape(-1))
+def has_bias(op: Op, position: int) -> bool:
+    """Whether the op reads a bias."""
+    return len(op.inputs) > position and op.inputs[position] >= 0
 
 
 def accumulator_unit(graph: Graph, op: Op) -> NDArray[np.float64]:

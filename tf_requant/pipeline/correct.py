@@ -1,238 +1,195 @@
-"""Corrections that have to run the half-corrected model: propose, apply, measure, layer by layer."""
+"""Composes the corrections: plans with what they ask for, runs the layer pass, keeps what helps on samples held back."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from itertools import islice
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from tf_requant.calibration.layer_inputs import LAYERS, LayerInputs, tap_means
-from tf_requant.corrections.bias import mean_output, wanted_bias
-from tf_requant.errors import CalibrationError
-from tf_requant.io.data import feed, load_samples
+from tf_requant.calibration.statistics import Calibration
+from tf_requant.calibration.synthetic import synthetic_codes
+from tf_requant.corrections import CORRECTIONS, LAYERWISE
+from tf_requant.io.data import feed
 from tf_requant.model.graph import Graph, Model
-from tf_requant.model.ops import info
-from tf_requant.numerics.rounding import Rounding, round_real
-from tf_requant.pipeline.host import Host
+from tf_requant.numerics.arithmetic import Arithmetic
+from tf_requant.numerics.rounding import Rounding
+from tf_requant.pipeline.calibrate import macs
 from tf_requant.pipeline.inputs import input_specs
+from tf_requant.pipeline.reconstruct import Outcome, Pass, Progress, Samples
 from tf_requant.plan import Plan
-from tf_requant.planning.constants import aligned
+from tf_requant.simulator.ops import KERNELS
 from tf_requant.simulator.profiles import TFLITE_REF
-from tf_requant.simulator.simulator import Simulator
 from tf_requant.targets import Target
 
-MOST_SAMPLES = 200
 HELD_BACK = 5
-"""One sample in this many judges the correction and takes no part in it."""
-
-Inputs = dict[int, NDArray[Any]]
+"""One sample in this many judges the corrections and takes no part in them."""
+SYNTHETIC = 8
+"""Samples of noise that stand in for data; two of them judge."""
+_SYNTHETIC_MACS = 4e9
+"""What synthetic samples may cost in multiplications, so that a conversion without data takes seconds."""
+_BIASED = (Rounding.FLOOR, Rounding.TRUNCATE)
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """Whether a correction helped, on samples that it did not see.
+class Corrected:
+    """A corrected plan.
 
     Attributes:
-        before: squared error of the outputs, in real units, summed.
-        after: with the correction.
-        samples: that judged; with none the correction is kept unjudged.
-        asked: whether the user asked for it by name, and so gets it.
+        plan: the plan.
+        applied: the corrections that are in it, by name.
+        note: one sentence on what was measured; empty where nothing was.
     """
 
-    before: float
-    after: float
-    samples: int
-    asked: bool = False
-
-    @property
-    def helps(self) -> bool:
-        """Whether it is kept."""
-        return self.asked or not self.samples or self.after < self.before
-
-    def __str__(self) -> str:
-        """One sentence."""
-        if not self.samples:
-            return "bias: kept without a judgement, since fewer than 5 samples leave none to hold back"
-        word = "kept as asked" if self.asked else "kept" if self.helps else "left out"
-        change = 10 * np.log10(self.after / self.before) if self.before and self.after else float("-inf")
-        return (
-            f"bias: {word}, the outputs' squared error changes by {change:+.1f} dB on {self.samples} samples held back"
-        )
+    plan: Plan
+    applied: tuple[str, ...]
+    note: str = ""
 
 
-def correct_biases(
-    source: Model,
-    plan: Plan,
-    target: Target,
-    calibration: Any,
-    rewrite: Callable[[Plan], Model],
-    asked: bool = False,
-) -> tuple[Plan, Verdict]:
-    """Takes the mean error of every layer off its bias, in the order in which the model runs.
+@dataclass(frozen=True)
+class Corrector:
+    """What every step of the composition needs.
 
-    Args:
-        source: the model as it was.
-        plan: what becomes of it.
-        target: the accelerator: biases stay on its grid.
-        calibration: what `load_samples` takes; the first 200 samples count.
-        rewrite: applies a plan.
-        asked: keep the correction whatever the verdict.
-
-    Returns:
-        The plan with corrected biases, or as it was where they don't help, and the verdict.
-
-    Raises:
-        CalibrationError: the data cannot be read or does not fit the model.
+    Attributes:
+        source: the source model.
+        target: the accelerator.
+        asked: corrections by name.
+        named: whether the user named them, so that they are kept whatever is measured.
+        planned: calibration (or None) -> plan.
+        rewrite: plan -> result.
+        progress: called with (steps done, steps in all).
     """
-    result = rewrite(plan)
-    pairs = _paired_layers(source.main, result.main)
-    samples = _samples(source, result, calibration)
-    judges = samples[HELD_BACK - 1 :: HELD_BACK]
-    learners = [s for n, s in enumerate(samples) if n % HELD_BACK != HELD_BACK - 1]
-    gains = {t: activation.gain for t, activation in plan.graphs[0].activations.items()}
-    host = Host(source)
-    try:
-        means = _source_means(source.main, [ours for ours, _ in learners], host)
-    finally:
-        host.close()
-    graph_plan = plan.graphs[0]
-    planned = {i: ours for i, ours in pairs.items() if (ours, _bias(source.main, ours)) in graph_plan.constants}
-    corrected = _sequential(result, source.main, planned, means, gains, target, [theirs for _, theirs in learners])
-    constants = dict(graph_plan.constants)
-    for index, codes in corrected.items():
-        key = (planned[index], _bias(source.main, planned[index]))
-        reason = f"{constants[key].reason}; the mean error of {len(learners)} samples is taken off"
-        constants[key] = constants[key].with_(codes=codes, reason=reason)
-    refined = Plan(plan.target, (graph_plan.with_(constants=constants), *plan.graphs[1:]))
-    verdict = replace(_judge(source, result, rewrite(refined), gains, judges), asked=asked)
-    return (refined if verdict.helps else plan), verdict
 
+    source: Model
+    target: Target
+    asked: tuple[str, ...]
+    named: bool
+    planned: Callable[[Calibration | None], Plan]
+    rewrite: Callable[[Plan], Model]
+    progress: Progress | None = None
 
-def _samples(source: Model, result: Model, calibration: Any) -> list[tuple[Inputs, Inputs]]:
-    """(source's inputs, result's inputs) by tensor index, of each sample."""
-    ours, theirs = input_specs(source), input_specs(result)
-    found = []
-    for batch in islice(load_samples(calibration, ours).codes(1), MOST_SAMPLES):
-        first = {t: batch[spec.name] for t, spec in zip(source.main.inputs, ours)}
-        second = {t: feed(batch[a.name], a, b) for t, a, b in zip(result.main.inputs, ours, theirs)}
-        found.append((first, second))
-    if not found:
-        raise CalibrationError("the calibration data holds no sample")
-    return found
-
-
-def _paired_layers(source: Graph, result: Graph) -> dict[int, int]:
-    """Layers of the result -> the layer of the source that each comes from; a rewrite keeps their order."""
-    ours, theirs = ([i for i, op in enumerate(g.ops) if op.code in LAYERS] for g in (source, result))
-    if [source.ops[i].code for i in ours] != [result.ops[i].code for i in theirs]:
-        return {}
-    return {b: a for a, b in zip(ours, theirs) if _bias(source, a) < len(source.ops[a].inputs)}
-
-
-def _bias(graph: Graph, index: int) -> int:
-    row = info(graph.ops[index])
-    return 0 if row is None or row.bias is None else row.bias
-
-
-def _source_means(graph: Graph, samples: Sequence[Inputs], host: Host) -> LayerInputs:
-    means, simulator = LayerInputs(graph), Simulator(graph, TFLITE_REF, execute_host=host)
-    for sample in samples:
-        for tensor, codes in simulator.walk(sample):
-            for index in means.readers(tensor):
-                means.add(index, codes)
-    return means
-
-
-def _sequential(
-    result: Model,
-    source: Graph,
-    pairs: dict[int, int],
-    means: LayerInputs,
-    gains: dict[int, float],
-    target: Target,
-    samples: Sequence[Inputs],
-) -> dict[int, NDArray[Any]]:
-    """The corrected bias codes of the result's layers, each found behind the corrected ones before it."""
-    host, graph = Host(result), result.main
-    try:
-        simulator = Simulator(graph, TFLITE_REF, execute_host=host)
-        runs = [simulator.begin(sample) for sample in samples]
-        found: dict[int, NDArray[Any]] = {}
-        for index, op in enumerate(graph.ops):
-            if index in pairs:
-                data = op.inputs[0]
-                seen = np.mean([tap_means(graph, op, run.values[data]) for run in runs], axis=0)
-                found[index] = _new_bias(graph, index, source, pairs[index], seen, means, gains, target)
-                tensors = list(graph.tensors)
-                tensors[op.inputs[_bias(graph, index)]] = tensors[op.inputs[_bias(graph, index)]].with_(
-                    data=found[index]
-                )
-                graph = graph.with_(tensors=tuple(tensors))
-                simulator.revise(graph, index)
-            for run in runs:
-                simulator.step(index, run)
-        return found
-    finally:
-        host.close()
-
-
-def _new_bias(
-    graph: Graph,
-    index: int,
-    source: Graph,
-    origin: int,
-    seen: NDArray[np.float64],
-    means: LayerInputs,
-    gains: dict[int, float],
-    target: Target,
-) -> NDArray[Any]:
-    op, old, position = graph.ops[index], source.ops[origin], _bias(graph, index)
-    wanted = gains.get(old.outputs[0], 1.0) * mean_output(source, old, means.mean(origin), _bias(source, origin))
-    codes = wanted_bias(graph, op, position, wanted, mean_output(graph, op, seen, position))
-    if target.bias.bits < 32:
-        codes = aligned(codes, target.bias.bits)[0].astype(np.float64)
-    bias = graph.tensors[op.inputs[position]]
-    return round_real(codes, Rounding.HALF_AWAY).astype(bias.dtype).reshape(bias.shape)
-
-
-def _judge(
-    source: Model, before: Model, after: Model, gains: dict[int, float], samples: Sequence[tuple[Inputs, Inputs]]
-) -> Verdict:
-    """Squared errors of the outputs against the source's, on samples held back."""
-    if not samples:
-        return Verdict(0.0, 0.0, 0)
-    truth = _all_outputs(source, [a for a, _ in samples])
-    scale = [gains.get(t, 1.0) for t in source.main.outputs]
-    errors = []
-    for model in (before, after):
-        rows = _all_outputs(model, [b for _, b in samples])
-        errors.append(
-            sum(
-                float(((o / s - t) ** 2).sum()) for row, right in zip(rows, truth) for o, t, s in zip(row, right, scale)
-            )
+    def correct(self, calibration: Calibration | None) -> Corrected:
+        """The plan with every correction that was asked for and, unless it was named, helps."""
+        plain, before = self._plan(None)
+        layerwise = tuple(n for n in self.asked if n in LAYERWISE)
+        if calibration is None:
+            if not layerwise or not _changes(plain):
+                return Corrected(plain, before)
+            return self._without_data(plain, before)
+        observed = replace(
+            calibration,
+            histograms=calibration.histograms if "thresholds" in self.asked else {},
+            noise=calibration.noise if "folding" in self.asked else {},
         )
-    return Verdict(errors[0], errors[1], len(samples))
+        if "folding" in self.asked:  # weighing by noise needs the histograms, even where thresholds do not
+            observed = replace(observed, histograms=calibration.histograms)
+        plan = self._plan(observed)[0]
+        return self._judged(plain, before, plan, self.asked, self._samples(calibration))
+
+    def _plan(self, calibration: Calibration | None) -> tuple[Plan, tuple[str, ...]]:
+        plan, applied = self.planned(calibration), []
+        for name in self.asked:
+            if name in CORRECTIONS:
+                plan = CORRECTIONS[name](self.source, plan)
+                applied.append(name)
+        return plan, tuple(applied)
+
+    def _without_data(self, plan: Plan, before: tuple[str, ...]) -> Corrected:
+        graph = self.source.main
+        count = min(SYNTHETIC, int(_SYNTHETIC_MACS / max(1, macs(graph))))
+        if count < 2 or not _inputs_are_codes(graph) or not _runs_here(graph):
+            why = "the model is too large, or partly for a host" if count < 2 or _inputs_are_codes(graph) else "it takes floats"
+            return Corrected(plan, before, f"bias: left out, since {why}: give calibration data")
+        judges = max(1, count // 4)
+        made = {t: synthetic_codes(graph.tensors[t].shape, graph.tensors[t].dtype, count, t) for t in graph.inputs}
+        calibration = Calibration("", {graph.tensors[t].name: np.concatenate(made[t]) for t in graph.inputs})
+        return self._judged(plan, before, plan, (*before, "bias"), self._samples(calibration, judges), "synthetic ")
+
+    def _judged(
+        self,
+        plain: Plan,
+        before: tuple[str, ...],
+        plan: Plan,
+        applied: tuple[str, ...],
+        samples: Callable[[Model], Samples],
+        kind: str = "",
+    ) -> Corrected:
+        """Runs the pass, and the plan without it on the samples that judge; the better one."""
+        layerwise = frozenset(applied) & frozenset(LAYERWISE)
+        after, corrected, judges = self._run(plan, layerwise, samples, False)
+        unchanged, base, _ = self._run(plain, frozenset(), samples, True)
+        better = after.error < unchanged.error
+        keep = self.named or better or not judges
+        outcome, result, names = (after, corrected, applied) if keep else (unchanged, base, before)
+        word = "kept" if better else "kept as asked" if self.named else "kept unjudged" if keep else "left out"
+        what = ", ".join(n for n in applied if n not in before) or "nothing"
+        note = (
+            f"{what}: {word}; the scores' squared error on {judges} {kind}samples held back goes from "
+            f"{_decibels(unchanged.error)} to {_decibels(after.error)} dB of their own"
+        )
+        return Corrected(_with_measured(result, self.source.main, outcome), names, note)
+
+    def _run(
+        self, plan: Plan, methods: frozenset[str], samples: Callable[[Model], Samples], judging: bool
+    ) -> tuple[Outcome, Plan, int]:
+        result = self.rewrite(plan)
+        found = samples(result)
+        run = Pass(self.source, result, plan.graphs[0], self.target, methods, _arithmetic(self.target), self.named)
+        outcome = run.run(found.only_judges() if judging else found, self.progress)
+        constants = {**plan.graphs[0].constants, **outcome.constants}
+        refined = Plan(plan.target, (plan.graphs[0].with_(constants=constants), *plan.graphs[1:]))
+        return outcome, refined, found.judges
+
+    def _samples(self, calibration: Calibration, judges: int | None = None) -> Callable[[Model], Samples]:
+        """Result -> the samples for both models, those that judge first."""
+        ours = input_specs(self.source)
+        count = len(calibration)
+        held = [n for n in range(count) if n % HELD_BACK == HELD_BACK - 1] if judges is None else list(range(judges))
+        order = [*held, *(n for n in range(count) if n not in set(held))]
+
+        def samples(result: Model) -> Samples:
+            theirs = input_specs(result)
+            codes = [{spec.name: calibration.inputs[spec.name][n : n + 1] for spec in ours} for n in order]
+            first = [{t: c[spec.name] for t, spec in zip(self.source.main.inputs, ours)} for c in codes]
+            second = [
+                {t: feed(c[a.name], a, b) for t, a, b in zip(result.main.inputs, ours, theirs)} for c in codes
+            ]
+            return Samples(first, second, len(held))
+
+        return samples
 
 
-def _all_outputs(model: Model, samples: Sequence[Inputs]) -> list[list[NDArray[np.float64]]]:
-    """The outputs of each sample in real values, by the reference rules."""
-    graph, host = model.main, Host(model)
-    try:
-        simulator = Simulator(graph, TFLITE_REF, execute_host=host)
-        rows = []
-        for sample in samples:
-            codes = simulator.run(sample)
-            rows.append([_real(codes[t], graph, t) for t in graph.outputs])
-        return rows
-    finally:
-        host.close()
+def _arithmetic(target: Target) -> Arithmetic:
+    """In what the result runs while it is corrected: TFLite's, or the device's own where that rounds to one side.
+
+    A floor leaves every output half a step low on average: biases measured on the device take it back.
+    """
+    biased = any(stage.rounding in _BIASED for stage in target.arithmetic.requantizer.stages)
+    return target.arithmetic if biased else TFLITE_REF
 
 
-def _real(codes: NDArray[Any], graph: Graph, tensor: int) -> NDArray[np.float64]:
-    quant = graph.tensors[tensor].quant
-    real = codes.astype(np.float64)
-    if quant is None or codes.dtype.kind == "f":
-        return real
-    return (real - float(quant.zero_point[0])) * float(quant.scale[0])
+def _changes(plan: Plan) -> bool:
+    """Whether the plan moves any value at all."""
+    graph = plan.graphs[0]
+    moved = any(a.error for a in graph.activations.values())
+    return moved or any(c.codes is not None or not np.all(np.equal(c.step, 1.0)) for c in graph.constants.values())
+
+
+def _inputs_are_codes(graph: Graph) -> bool:
+    return all(graph.tensors[t].is_activation for t in graph.inputs)
+
+
+def _runs_here(graph: Graph) -> bool:
+    return all(op.code in KERNELS for op in graph.ops)
+
+
+def _with_measured(plan: Plan, graph: Graph, outcome: Outcome) -> Plan:
+    """The plan with what each tensor's error was on the samples that judged."""
+    main = plan.graphs[0]
+    activations = {
+        t: replace(a, measured=outcome.tensors.get(graph.tensors[t].name)) for t, a in main.activations.items()
+    }
+    return Plan(plan.target, (main.with_(activations=activations), *plan.graphs[1:]))
+
+
+def _decibels(error: float) -> str:
+    return f"{10 * np.log10(error):.1f}" if error > 0 else "-inf"
+

@@ -2,19 +2,20 @@
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from tf_requant.corrections import BIAS, CORRECTIONS, chosen
+from tf_requant.corrections import chosen
 from tf_requant.errors import InterpreterError, ModelFormatError, UnsupportedModelError, UsageError
 from tf_requant.io import tflite, tflite_writer
 from tf_requant.model.graph import Model
 from tf_requant.model.ops import info
 from tf_requant.model.verify import check, refuse_unsupported
-from tf_requant.pipeline.correct import correct_biases
+from tf_requant.pipeline.calibrate import calibrate
+from tf_requant.pipeline.correct import Corrector
 from tf_requant.plan import Plan
 from tf_requant.planning.planner import plan_model
 from tf_requant.planning.wishes import Interface, Wishes
@@ -97,6 +98,7 @@ def requantize(
     pin_range: Mapping[str, tuple[float, float]] | None = None,
     keep: str | Iterable[str] = (),
     dry_run: bool = False,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Result:
     """Re-expresses an already quantized model for a target.
 
@@ -109,6 +111,7 @@ def requantize(
         pin_range: tensor name -> (minimum, maximum) in real units.
         keep: regular expressions of ops (code or output tensor name) that stay at the source's precision.
         dry_run: decide everything, edit nothing: the result carries the source's own model.
+        progress: called with (steps done, steps in all) of each part of the work.
 
     Raises:
         RequantError: the model, the target or an argument cannot be used; nothing was written.
@@ -120,20 +123,23 @@ def requantize(
     source, size = load_model(model)
     refuse_unsupported(source)
     unproven = _run_where_rules_end(source)
-    plan = plan_model(source, aim, wishes)
-    for name in asked:
-        if name in CORRECTIONS:
-            plan = CORRECTIONS[name](source, plan)
-    notes: tuple[str, ...] = ()
-    if BIAS in asked and calibration is not None:
-        named = corrections != "auto"
-        plan, verdict = correct_biases(source, plan, aim, calibration, lambda p: check(apply(source, p)), named)
-        notes = (str(verdict),)
-    elif calibration is not None:
-        notes = ("the corrections that were asked for use no data: the calibration data was not read",)
+    observed = None
+    if calibration is not None:
+        noise = "folding" in asked and aim.activation.scale == "power_of_two"
+        observed = calibrate(source, calibration, noise=noise, progress=progress)
+    corrected = Corrector(
+        source,
+        aim,
+        asked,
+        corrections != "auto",
+        lambda c: plan_model(source, aim, wishes, c),
+        lambda p: check(apply(source, p)),
+        progress,
+    ).correct(observed)
+    plan, notes = corrected.plan, tuple(n for n in (corrected.note,) if n)
     result = source if dry_run else check(_with_gains(apply(source, plan), source, plan))
     warnings = (*source.warnings, *unproven, *notes)
-    return Result(result, plan, build(source, result, plan, aim, asked, warnings), size)
+    return Result(result, plan, build(source, result, plan, aim, corrected.applied, warnings), size)
 
 
 def prove(result: Result, source: ModelSource) -> str:

@@ -18,7 +18,7 @@ from tf_requant.model.quant import QuantParams
 from tf_requant.numerics.affine import reexpress
 from tf_requant.planning.activations import least_errors, limits
 from tf_requant.planning.classes import Partition
-from tf_requant.planning.ranges import RANGE_OVER_DEVIATION, ValueRange
+from tf_requant.planning.ranges import ValueRange
 from tf_requant.planning.weights import Histogram
 from tf_requant.targets import Target
 
@@ -27,6 +27,8 @@ _OCTAVE = 16
 
 _GRID = 2.0 ** (np.arange(_OCTAVE) / _OCTAVE - 0.5)
 _SWEEPS = 2
+LEFT_OVER = 0.2
+"""The share of a filter's predicted rounding error that rounding by the inputs' covariance leaves: measured, 3 to 10 dB."""
 _CLAMP_TOLERANCE = 0.005
 """Relative spread of clamps in one class that is still one clamp: half a code of 127."""
 
@@ -41,11 +43,13 @@ class Link:
         reads: the gain class of its input.
         writes: the gain class of its output.
         histogram: its values, where one power of two has to serve the whole filter.
+        weight: what a relative error of one costs, in the unit of the classes' own costs.
     """
 
     reads: int
     writes: int
     histogram: Histogram
+    weight: float = 1.0
 
 
 def choose_gains(
@@ -55,6 +59,7 @@ def choose_gains(
     values: ClassValues,
     pinned: Mapping[int, str],
     links: list[Link],
+    noise: Mapping[int, float] | None = None,
 ) -> dict[int, float]:
     """The gain of each gain class, by its representative; empty when the target has no use for gains.
 
@@ -65,17 +70,23 @@ def choose_gains(
         values: source parameters and range of each parameter class, by its representative.
         pinned: the gain classes whose gain is one.
         links: the filters whose error depends on gains.
+        noise: what an error of one, in the source's real units squared, of each parameter class does to the scores;
+            without it an error counts by its share of the class's own variance.
     """
     if target.activation.scale != "power_of_two":
         return {}
     members: dict[int, list[ValueRange]] = {}
+    weights: dict[int, list[float]] = {}
     for representative in parameters.classes():
-        members.setdefault(gains.find(representative), []).append(values[representative][1])
+        inside = values[representative][1]
+        members.setdefault(gains.find(representative), []).append(inside)
+        weight = noise.get(representative, 0.0) if noise else 1 / max(inside.variance, 1e-30)
+        weights.setdefault(gains.find(representative), []).append(weight)
     chosen = {root: _dictated_gain(target, inside, root in pinned) for root, inside in members.items()}
     free = [root for root, gain in chosen.items() if gain is None]
     result = {root: 1.0 if gain is None else gain for root, gain in chosen.items()}
     curves = [_Curve(link) for link in links]
-    own = {root: _own_costs(target, members[root]) for root in free}
+    own = {root: _own_costs(target, members[root], weights[root]) for root in free}
     touching = {root: [c for c in curves if root in (c.link.reads, c.link.writes)] for root in free}
     for _ in range(_SWEEPS):
         for root in free:
@@ -97,11 +108,13 @@ def _dictated_gain(target: Target, inside: list[ValueRange], pinned: bool) -> fl
     return float(gain * 2.0 ** -np.round(np.log2(gain)))
 
 
-def _own_costs(target: Target, inside: list[ValueRange]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Candidate gains, and the error of the class's own tensors at each, relative to their variance."""
+def _own_costs(
+    target: Target, inside: list[ValueRange], weights: list[float]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Candidate gains, and the weighted error of the class's own tensors at each."""
     exact = [2.0 ** np.round(np.log2(v.scale)) / v.scale for v in inside]
     candidates = np.array([*exact, *_GRID])
-    costs = [least_errors(target, v, candidates) * (RANGE_OVER_DEVIATION / v.span) ** 2 for v in inside]
+    costs = [least_errors(target, v, candidates) * weight for v, weight in zip(inside, weights)]
     return candidates, np.sum(costs, axis=0)
 
 
@@ -145,7 +158,7 @@ class _Curve:
         index = np.round(position).astype(np.int64)
         # Next to a power of two is as bad as far from it: only the very point is exact.
         missed = (index % _OCTAVE == 0) & (np.abs(position - index) > 1e-6)
-        return self._errors[(index + np.where(missed, np.where(position > index, 1, -1), 0)) % _OCTAVE]
+        return self.link.weight * self._errors[(index + np.where(missed, np.where(position > index, 1, -1), 0)) % _OCTAVE]
 
     def _scale(self, root: int, candidates: NDArray[np.float64], gains: Mapping[int, float]) -> NDArray[np.float64]:
         writes = candidates if root == self.link.writes else gains[self.link.writes]

@@ -1,13 +1,16 @@
 """(model, target, wishes) -> Plan: places, then classes, gains and activations, then constants."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
+from tf_requant.calibration.statistics import Calibration
 from tf_requant.errors import UsageError
 from tf_requant.model.graph import Graph, Model, Tensor
 from tf_requant.model.ops import OPS, Activation, fused_activation, info
-from tf_requant.model.quant import QuantParams
+from tf_requant.model.quant import QuantParams, code_limits
 from tf_requant.plan import ActivationPlan, ConstantPlan, GraphPlan, OpPlan, Plan, View
 from tf_requant.planning.activations import choose
 from tf_requant.planning.classes import (
@@ -18,7 +21,7 @@ from tf_requant.planning.classes import (
     target_tensors,
 )
 from tf_requant.planning.constants import accumulator_scale, least_filter_scale, plan_bias, plan_operand
-from tf_requant.planning.gains import Link, choose_gains
+from tf_requant.planning.gains import LEFT_OVER, Link, choose_gains
 from tf_requant.planning.places import place_ops
 from tf_requant.planning.ranges import ValueRange, implied_activation, is_compared, value_range
 from tf_requant.planning.schemes import activation_dtype, expressible, per_channel
@@ -31,13 +34,16 @@ _SUBGRAPH_ATTRS = tuple(
 ) + ("subgraph", "subgraph_index")
 
 
-def plan_model(model: Model, target: Target, wishes: Wishes | None = None) -> Plan:
+def plan_model(
+    model: Model, target: Target, wishes: Wishes | None = None, calibration: Calibration | None = None
+) -> Plan:
     """Decides everything that will be edited; the model is not touched.
 
     Args:
         model: a verified source model.
         target: the accelerator.
         wishes: the user's overrides.
+        calibration: what the main graph does on data; without it, scales and gains go by what is known beforehand.
 
     Raises:
         UsageError: a pinned tensor does not exist.
@@ -49,7 +55,10 @@ def plan_model(model: Model, target: Target, wishes: Wishes | None = None) -> Pl
             raise UsageError(f"--pin_range names {name!r}, which is no quantized activation of the model")
     called = _called_graphs(model)
     return Plan(
-        target.name, tuple(_plan_graph(g, target, wishes, i in called) for i, g in enumerate(model.graphs))
+        target.name,
+        tuple(
+            _plan_graph(g, target, wishes, i in called, None if i else calibration) for i, g in enumerate(model.graphs)
+        ),
     )
 
 
@@ -60,13 +69,15 @@ def _called_graphs(model: Model) -> set[int]:
     }
 
 
-def _plan_graph(graph: Graph, target: Target, wishes: Wishes, called: bool) -> GraphPlan:
+def _plan_graph(
+    graph: Graph, target: Target, wishes: Wishes, called: bool, calibration: Calibration | None
+) -> GraphPlan:
     ops = place_ops(graph, target, wishes.keep)
     inputs, outputs = _interface(graph, ops, "source" if called else wishes.io)
     io_views = [*zip(graph.inputs, inputs), *zip(graph.outputs, outputs)]
     tensors = target_tensors(graph, ops, io_views)
     histograms = _histograms(graph, target, ops)
-    activations = _plan_activations(graph, target, ops, tensors, io_views, wishes, histograms)
+    activations = _plan_activations(graph, target, ops, tensors, io_views, wishes, histograms, calibration)
     ops = _write_clamps(graph, target, ops, activations)
     fixed = _fixed_params(graph, target, ops)
     constants = _plan_constants(graph, target, ops, activations, histograms)
@@ -102,6 +113,7 @@ def _plan_activations(
     io_views: list[tuple[int, View | None]],
     wishes: Wishes,
     histograms: dict[int, Histogram],
+    calibration: Calibration | None,
 ) -> dict[int, ActivationPlan]:
     parameters = parameter_classes(graph, ops, tensors, target)
     gains = gain_classes(graph, ops, tensors)
@@ -112,18 +124,24 @@ def _plan_activations(
         named = next((user[graph.tensors[m].name] for m in members if graph.tensors[m].name in user), None)
         if named is not None:
             ranged.add(root)
-        values[root] = _class_values(graph, members, named)
+        values[root] = _class_values(graph, members, named, {} if calibration is None else calibration.histograms)
     pinned = pinned_classes(graph, ops, gains, io_views)
     for root in ranged:
         pinned.setdefault(gains.find(root), "its range is the user's")
     for root in _unclamped(graph, ops, parameters, values):
         pinned.setdefault(gains.find(root), "a RELU6 clamps inside a wider range that others share")
     links = [
-        Link(gains.find(op.inputs[OPS[op.code].data]), gains.find(op.outputs[0]), histograms[i])
+        Link(
+            gains.find(op.inputs[OPS[op.code].data]),
+            gains.find(op.outputs[0]),
+            histograms[i],
+            _link_weight(graph, i, histograms[i], calibration),
+        )
         for i, op in enumerate(graph.ops)
         if i in histograms
     ]
-    gain_of = choose_gains(target, gains, parameters, values, pinned, links)
+    noise = _noise(graph, parameters, calibration)
+    gain_of = choose_gains(target, gains, parameters, values, pinned, links, noise)
     fixed = _fixed_params(graph, target, ops)
     plans: dict[int, ActivationPlan] = {}
     known: dict[tuple[object, ...], ActivationPlan] = {}  # networks repeat themselves: RELU6 has one range
@@ -144,6 +162,40 @@ def _plan_activations(
     return plans
 
 
+def _noise(graph: Graph, parameters: Partition, calibration: Calibration | None) -> dict[int, float]:
+    """What unit noise in real units squared on each parameter class does to the scores; empty without data."""
+    if calibration is None or not calibration.noise:
+        return {}
+    found = {}
+    for root, members in parameters.classes().items():
+        shares = [calibration.noise[m] / _step(graph, m) ** 2 for m in members if m in calibration.noise]
+        found[root] = float(np.sum(shares))
+    return found
+
+
+def _link_weight(graph: Graph, index: int, histogram: Histogram, calibration: Calibration | None) -> float:
+    """What a relative error of a filter's weights of one does to the scores; one without data."""
+    op = graph.ops[index]
+    x, y = op.inputs[OPS[op.code].data], op.outputs[0]
+    if calibration is None or y not in calibration.noise or x not in calibration.histograms:
+        return 1.0 if calibration is None or not calibration.noise else 0.0
+    quant = graph.tensors[x].quant
+    counts = calibration.histograms[x]
+    assert quant is not None
+    values = np.arange(counts.size) + code_limits(quant.dtype)[0] - int(quant.zero_point[0])
+    power = float(values**2 @ counts) / float(counts.sum()) - float(values @ counts / counts.sum()) ** 2 / 2
+    written = calibration.histograms.get(y)
+    moving = 1.0 if written is None else 1.0 - float(written[0] + written[-1]) / float(written.sum())
+    steps = power * (_step(graph, x) * histogram.scale / _step(graph, y)) ** 2 * histogram.energy
+    return calibration.noise[y] * moving * steps * LEFT_OVER
+
+
+def _step(graph: Graph, tensor: int) -> float:
+    quant = graph.tensors[tensor].quant
+    assert quant is not None
+    return float(quant.scale[0])
+
+
 def _histograms(graph: Graph, target: Target, ops: tuple[OpPlan, ...]) -> dict[int, Histogram]:
     """By op: the filters that one power of two has to serve as a whole, so that their error depends on gains."""
     found: dict[int, Histogram] = {}
@@ -159,7 +211,12 @@ def _histograms(graph: Graph, target: Target, ops: tuple[OpPlan, ...]) -> dict[i
     return found
 
 
-def _class_values(graph: Graph, members: list[int], named: tuple[float, float] | None) -> tuple[QuantParams, ValueRange]:
+def _class_values(
+    graph: Graph,
+    members: list[int],
+    named: tuple[float, float] | None,
+    counted: Mapping[int, NDArray[np.int64]],
+) -> tuple[QuantParams, ValueRange]:
     """The source's parameters and range of a class: those of its widest member."""
     ranges = {m: value_range(graph, m, named) for m in members}
     widest = max(members, key=lambda m: (ranges[m].span, -m))
@@ -173,8 +230,13 @@ def _class_values(graph: Graph, members: list[int], named: tuple[float, float] |
     if all(ranges[m].clamp is not None for m in roots):
         top = max(ranges[m].high * ranges[m].scale for m in roots)
         clamp = high = max(1, round(top / values.scale))
-    edges = values.edges or rectified or any(is_compared(graph, m) for m in members)
-    return quant, ValueRange(values.scale, low, high, clamp, rectified, edges)
+    compared = any(is_compared(graph, m) for m in members)
+    same = [counted[m] for m in members if m in counted and quant.identical(graph.tensors[m].quant)]
+    # Scores are not clipped, however rare the best of them: they decide.
+    counts = np.sum(same, axis=0) if same and named is None and not compared else None
+    lowest = code_limits(quant.dtype)[0] - int(quant.zero_point[0])
+    edges = values.edges or rectified or compared
+    return quant, ValueRange(values.scale, low, high, clamp, rectified, edges, counts, lowest)
 
 
 def _unclamped(

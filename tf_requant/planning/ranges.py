@@ -12,6 +12,7 @@ from tf_requant.model.quant import QuantParams, code_limits
 
 _COMPARE = ("SOFTMAX", "LOG_SOFTMAX", "ARG_MAX", "ARG_MIN")
 _SAMPLES = 129
+_UNSEEN = 0.01
 RANGE_OVER_DEVIATION = 9.5
 """A training-time range is the extreme of some 10^5 to 10^6 near-normal values: about 4.75 deviations a side."""
 
@@ -27,6 +28,8 @@ class ValueRange:
         clamp: the v at which a fused RELU6 clamps, where that is what bounds `high`; else None.
         rectified: whether a RELU or RELU6 wrote it, so that a target may hold it unsigned.
         edges: whether extreme values are common (inputs, rectified tensors) or decisive (scores), and not rare tails.
+        counts: how often each code of the source occurred on data, from the type's lowest code on; None without data.
+        lowest: v of the type's lowest code, which `counts` starts at.
     """
 
     scale: float
@@ -35,11 +38,14 @@ class ValueRange:
     clamp: int | None = None
     rectified: bool = False
     edges: bool = False
+    counts: NDArray[np.int64] | None = None
+    lowest: int = 0
 
     @property
-    def key(self) -> tuple[float, int, int, int | None, bool, bool]:
+    def key(self) -> tuple[object, ...]:
         """What two equal ranges have in common."""
-        return self.scale, self.low, self.high, self.clamp, self.rectified, self.edges
+        counted = None if self.counts is None else self.counts.tobytes()
+        return self.scale, self.low, self.high, self.clamp, self.rectified, self.edges, counted
 
     @property
     def span(self) -> float:
@@ -48,7 +54,26 @@ class ValueRange:
 
     @cached_property
     def prior(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Values v and their probabilities: uniform where edges are common, a centred normal elsewhere."""
+        """Values v and their probabilities: counted on data, else uniform where edges are common, normal elsewhere."""
+        assumed = self._assumed
+        if self.counts is None or not self.counts.sum():
+            return assumed
+        seen = np.flatnonzero(self.counts)
+        # What the samples never reached may still come: the assumption keeps a small share.
+        values = np.concatenate([seen + float(self.lowest), assumed[0]])
+        share = self.counts[seen] / self.counts.sum()
+        return values, np.concatenate([(1 - _UNSEEN) * share, _UNSEEN * assumed[1]])
+
+    @property
+    def variance(self) -> float:
+        """Of the values, in real units squared: of the data, or of the range that training left."""
+        if self.counts is None or not self.counts.sum():
+            return (self.span / RANGE_OVER_DEVIATION) ** 2
+        v, p = self.prior
+        return float((v**2 @ p - (v @ p) ** 2) * self.scale**2)
+
+    @property
+    def _assumed(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         v = np.unique(np.linspace(float(self.low), float(self.high), min(self.high - self.low + 1, _SAMPLES)).round())
         if self.edges or v.size < 3:
             return v, np.full(v.size, 1 / v.size)

@@ -253,6 +253,7 @@ class Histogram:
         scale: the source's scale.
         low: the lowest code of the target.
         high: the highest.
+        energy: the mean over output channels of the sum of v^2.
     """
 
     values: NDArray[np.int64]
@@ -260,6 +261,7 @@ class Histogram:
     scale: float
     low: int
     high: int
+    energy: float = 0.0
 
     @property
     def peak(self) -> int:
@@ -288,7 +290,7 @@ def histogram(target: Target, filter_: Filter) -> Histogram:
         where, beyond = np.nonzero(outliers > high)
         np.add.at(counts, outliers[where, beyond], share[rows[where]])
     present = np.flatnonzero(counts)
-    return Histogram(present, counts[present], float(filter_.scale[0]), low, high)
+    return Histogram(present, counts[present], float(filter_.scale[0]), low, high, float(energy.mean()))
 
 
 def _per_tensor_from_channels(

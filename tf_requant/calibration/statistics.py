@@ -1,0 +1,90 @@
+"""Calibration: what a source model does on data, exact and in integers, collected once and used for every target."""
+
+import hashlib
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tf_requant.errors import CalibrationError
+from tf_requant.version import __version__
+
+KEY = "tf_requant_calibration"
+"""The array that tells a saved calibration from data."""
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """A source model's behaviour on calibration samples.
+
+    Attributes:
+        model: SHA-256 of the model that was run.
+        inputs: the samples, as the source's input codes, [samples, ...] by input name.
+        histograms: how often each code occurred, int64[256] by tensor index of the main graph; 8-bit tensors only.
+        noise: by tensor index, what unit noise on a tensor's codes does to the model's scores: squared error over
+            squared value (`calibration.sensitivity`).
+    """
+
+    model: str
+    inputs: Mapping[str, NDArray[Any]]
+    histograms: Mapping[int, NDArray[np.int64]] = field(default_factory=dict)
+    noise: Mapping[int, float] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(next(iter(self.inputs.values()), ()))
+
+    @property
+    def digests(self) -> tuple[str, ...]:
+        """One short hash a sample, for proving that no evaluation sample is among them."""
+        return tuple(digest({name: codes[n] for name, codes in self.inputs.items()}) for n in range(len(self)))
+
+    def to_bytes(self) -> bytes:
+        """An `.npz` file, the same bytes for the same content."""
+        arrays: dict[str, NDArray[Any]] = {
+            KEY: np.frombuffer(json.dumps({"version": __version__, "model": self.model}).encode(), np.uint8),
+            "histogram_tensors": np.array(sorted(self.histograms), np.int64),
+            "histogram_counts": np.array([self.histograms[t] for t in sorted(self.histograms)], np.int64),
+            "noise_tensors": np.array(sorted(self.noise), np.int64),
+            "noise_values": np.array([self.noise[t] for t in sorted(self.noise)], np.float64),
+            "input_names": np.frombuffer(json.dumps(list(self.inputs)).encode(), np.uint8),
+        }
+        arrays |= {f"input_{n}": codes for n, codes in enumerate(self.inputs.values())}
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
+        return buffer.getvalue()
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> "Calibration":
+        """What `to_bytes` wrote.
+
+        Raises:
+            CalibrationError: arrays are missing or damaged.
+        """
+        try:
+            header = json.loads(arrays[KEY].tobytes())
+            names = json.loads(arrays["input_names"].tobytes())
+            return cls(
+                str(header["model"]),
+                {name: arrays[f"input_{n}"] for n, name in enumerate(names)},
+                dict(zip(arrays["histogram_tensors"].tolist(), arrays["histogram_counts"])),
+                dict(zip(arrays["noise_tensors"].tolist(), arrays["noise_values"].tolist())),
+            )
+        except (KeyError, ValueError, TypeError, AttributeError) as error:
+            raise CalibrationError(f"the saved calibration is damaged: {error}") from error
+
+
+def digest(sample: Mapping[str, NDArray[Any]]) -> str:
+    """A sample's hash, 16 hexadecimal digits of SHA-256 over its input codes."""
+    return hashlib.sha256(b"".join(np.ascontiguousarray(sample[n]).tobytes() for n in sorted(sample))).hexdigest()[:16]
+
+
+def count_codes(counts: NDArray[np.int64] | None, codes: NDArray[Any]) -> NDArray[np.int64]:
+    """Adds 8-bit codes to a histogram, int64[256] from the type's lowest code on."""
+    found = np.bincount(codes.reshape(-1).view(np.uint8), minlength=256)
+    if codes.dtype == np.int8:
+        found = np.roll(found, 128)
+    return np.asarray(found if counts is None else counts + found)

@@ -1,0 +1,130 @@
+"""Two models run side by side on the same samples, op by op, so that each layer can be mended behind the ones before."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tf_requant.model.graph import Graph, Model
+from tf_requant.model.ops import info
+from tf_requant.numerics.arithmetic import Arithmetic
+from tf_requant.pipeline.host import Host
+from tf_requant.simulator.ops import KERNELS
+from tf_requant.simulator.profiles import TFLITE_REF
+from tf_requant.simulator.simulator import Simulator
+
+Inputs = dict[int, NDArray[Any]]
+
+
+class Lane:
+    """One model and many samples, at one place of the graph.
+
+    Args:
+        model: what runs; its main graph.
+        samples: input codes by tensor index.
+        arithmetic: in which it runs.
+    """
+
+    def __init__(self, model: Model, samples: Sequence[Inputs], arithmetic: Arithmetic = TFLITE_REF) -> None:
+        self._host = Host(model)
+        self._simulator = Simulator(model.main, arithmetic, execute_host=self._host)
+        self.runs = [self._simulator.begin(sample) for sample in samples]
+        self.position = 0
+
+    @property
+    def graph(self) -> Graph:
+        """The graph as it runs now."""
+        return self._simulator.graph
+
+    def input_of(self, index: int, sample: int) -> NDArray[Any]:
+        """What the next op reads as its data."""
+        return self.runs[sample].values[self.graph.ops[index].inputs[0]]
+
+    def step(self) -> list[dict[int, NDArray[Any]]]:
+        """Runs the next op on every sample and returns its outputs."""
+        outputs = [self._simulator.step(self.position, run) for run in self.runs]
+        self.position += 1
+        return outputs
+
+    def revise(self, graph: Graph) -> None:
+        """Goes on with a graph whose next op has other constants."""
+        self._simulator.revise(graph, self.position)
+
+    def close(self) -> None:
+        """Ends the host's process, if one runs."""
+        self._host.close()
+
+
+def scores(graph: Graph) -> tuple[int, ...]:
+    """The tensors whose error tells a model's: its outputs, ahead of what squashes them or leaves the integers.
+
+    SOFTMAX and LOGISTIC saturate, and a custom op may sort: an error behind them says little of the error ahead.
+    """
+    found: dict[int, None] = {}
+    waiting = list(graph.outputs)
+    while waiting:
+        tensor = waiting.pop(0)
+        producer = graph.producers.get(tensor)
+        if producer is None:
+            continue
+        op, quantized = graph.ops[producer], graph.tensors[tensor].is_activation
+        row = info(op)
+        if quantized and op.code in KERNELS and row is not None and row.rule != "fixed" and op.code != "QUANTIZE":
+            found[tensor] = None
+            continue
+        waiting += [t for t in op.inputs if t >= 0 and graph.tensors[t].is_activation]
+    return tuple(found)
+
+
+def in_reals(codes: NDArray[Any], graph: Graph, tensor: int) -> NDArray[np.float64]:
+    """Codes as real values."""
+    quant = graph.tensors[tensor].quant
+    if quant is None or codes.dtype.kind == "f":
+        return codes.astype(np.float64)
+    return (codes.astype(np.float64) - float(quant.zero_point[0])) * float(quant.scale[0])
+
+
+class Meeting:
+    """Compares tensors that two lanes reach one after the other.
+
+    Args:
+        gains: what the second lane's real values are to be divided by, by tensor name.
+        names: the tensors to be compared.
+        samples: of so many samples.
+    """
+
+    def __init__(self, gains: dict[str, float], names: Iterable[str], samples: int) -> None:
+        self._gains, self._names, self._samples = gains, set(names), samples
+        self._waiting: dict[tuple[int, str], tuple[int, NDArray[np.float64]]] = {}
+        self.errors: dict[str, float] = {}
+        self.powers: dict[str, float] = {}
+
+    def bring(self, side: int, graph: Graph, outputs: Sequence[dict[int, NDArray[Any]]]) -> None:
+        """One lane's fresh outputs of each sample.
+
+        Args:
+            side: 0 for the source, 1 for the result.
+            graph: the lane's graph.
+            outputs: codes by tensor index, of every sample; the first ones count.
+        """
+        for sample, values in enumerate(outputs[: self._samples]):
+            for tensor, codes in values.items():
+                name = graph.tensors[tensor].name
+                if name in self._names:
+                    self._bring(side, sample, name, in_reals(codes, graph, tensor))
+
+    def _bring(self, side: int, sample: int, name: str, reals: NDArray[np.float64]) -> None:
+        if side == 1:
+            reals = reals / self._gains.get(name, 1.0)
+        other = self._waiting.pop((sample, name), None)
+        if other is None or other[0] == side or other[1].shape != reals.shape:
+            self._waiting[sample, name] = (side, reals)
+            return
+        source = reals if side == 0 else other[1]
+        self.errors[name] = self.errors.get(name, 0.0) + float(((reals - other[1]) ** 2).sum())
+        self.powers[name] = self.powers.get(name, 0.0) + float((source**2).sum())
+
+    def relative(self) -> dict[str, float]:
+        """Squared error over squared value, by tensor name."""
+        return {n: e / self.powers[n] if self.powers[n] else e for n, e in self.errors.items()}
