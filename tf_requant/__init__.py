@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 from tf_requant.version import __version__
 
 if TYPE_CHECKING:
+    from tf_requant.calibration.statistics import Calibration
     from tf_requant.errors import RequantError
     from tf_requant.model.graph import Model
+    from tf_requant.pipeline.calibrate import calibrate
     from tf_requant.pipeline.inspect import inspect
     from tf_requant.pipeline.requantize import Result, requantize
     from tf_requant.pipeline.validate import Check, validate
@@ -22,7 +24,9 @@ _HOMES = {
     "validate": "tf_requant.pipeline.validate",
     "inspect": "tf_requant.pipeline.inspect",
     "simulate": "tf_requant.pipeline.simulate",
+    "calibrate": "tf_requant.pipeline.calibrate",
     # nouns
+    "Calibration": "tf_requant.calibration.statistics",
     "Result": "tf_requant.pipeline.requantize",
     "Check": "tf_requant.pipeline.validate",
     "Simulation": "tf_requant.pipeline.simulate",
@@ -36,6 +40,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "Calibration",
     "Check",
     "Model",
     "RequantError",
@@ -44,6 +49,7 @@ __all__ = [
     "Target",
     "__version__",
     "builtin_targets",
+    "calibrate",
     "inspect",
     "load_target",
     "requantize",

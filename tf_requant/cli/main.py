@@ -18,7 +18,7 @@ from tf_requant.version import __version__
 
 DONE, BUG, BAD_INPUT, THRESHOLD = 0, 1, 2, 3
 
-VERBS = ("requantize", "inspect", "validate", "simulate", "targets")
+VERBS = ("requantize", "inspect", "validate", "simulate", "calibrate", "targets")
 
 
 def main(argv: list[str] | None = None) -> int:

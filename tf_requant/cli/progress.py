@@ -13,10 +13,10 @@ _SECONDS = 5.0
 
 
 @contextmanager
-def progress(what: str) -> Iterator[Callable[[int, int], None]]:
-    """Yields a function to be called with (done, in all)."""
+def progress(what: str, unit: str = "sample") -> Iterator[Callable[[int, int], None]]:
+    """Yields a function to be called with (done, in all); where `done` falls back, the next part of the work began."""
     if sys.stderr.isatty():
-        with tqdm(total=0, unit="sample", leave=False) as bar:
+        with tqdm(total=0, unit=unit, leave=False) as bar:
 
             def draw(done: int, total: int) -> None:
                 bar.total = total
@@ -30,6 +30,6 @@ def progress(what: str) -> Iterator[Callable[[int, int], None]]:
         nonlocal last
         if time.monotonic() - last > _SECONDS:
             last = time.monotonic()
-            logging.info("%s: %d of %d samples", what, done, total)
+            logging.info("%s: %d of %d %ss", what, done, total, unit)
 
     yield log

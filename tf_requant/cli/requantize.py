@@ -7,6 +7,7 @@ from pathlib import Path
 from absl import flags as absl_flags
 from absl import logging
 
+from tf_requant.cli.progress import progress
 from tf_requant.errors import UsageError
 from tf_requant.io.tflite_writer import save
 from tf_requant.pipeline.requantize import prove, requantize
@@ -21,7 +22,7 @@ def define(values: absl_flags.FlagValues) -> None:
     text("model", None, "The source: a quantized .tflite file.", flag_values=values)
     text("target", None, "A built-in target's name (tf_requant targets) or a target .json file.", flag_values=values)
     text("output", None, "The .tflite file to write.", flag_values=values)
-    data = "A folder of images, .npy, .npz or TFRecord: corrections measure on its first 200 samples."
+    data = "A folder of images, .npy, .npz or TFRecord, whose first 200 samples count; or what `calibrate` saved."
     text("calibration", None, data, flag_values=values)
     text("corrections", "auto", "auto, none, or names separated by commas.", flag_values=values)
     absl_flags.DEFINE_enum(
@@ -43,16 +44,18 @@ def run(values: absl_flags.FlagValues) -> int:
     output = None if values.dry_run else Path(required(values, "output"))
     if output is not None:
         _check_output(output, Path(model), values.overwrite)
-    result = requantize(
-        model,
-        target,
-        calibration=values.calibration,
-        corrections=values.corrections,
-        io=values.io,
-        pin_range=_pins(values.pin_range),
-        keep=values.keep,
-        dry_run=values.dry_run,
-    )
+    with progress("requantizing", "step") as step:
+        result = requantize(
+            model,
+            target,
+            calibration=values.calibration,
+            corrections=values.corrections,
+            io=values.io,
+            pin_range=_pins(values.pin_range),
+            keep=values.keep,
+            dry_run=values.dry_run,
+            progress=step,
+        )
     report = result.report
     if values.dry_run:
         print(report.details())

@@ -203,6 +203,8 @@ def _values(value: NDArray[Any], spec: InputSpec, where: str) -> NDArray[Any]:
     if value.dtype.kind != "f":
         return np.asarray(value)
     if spec.dtype == "float32":
+        if not np.isfinite(value).all():
+            raise CalibrationError(f"{where}: input '{spec.name}' holds NaN or infinite values")
         return np.asarray(value, np.float32)
     limits = np.iinfo(spec.dtype)
     low, high = (spec.scale * (limit - spec.zero_point) for limit in (limits.min, limits.max))

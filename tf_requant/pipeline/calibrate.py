@@ -12,9 +12,10 @@ import numpy as np
 from tf_requant.calibration.sensitivity import disturbed
 from tf_requant.calibration.statistics import KEY, Calibration, count_codes
 from tf_requant.errors import CalibrationError
-from tf_requant.io import tflite_writer
+from tf_requant.io import tflite, tflite_writer
 from tf_requant.io.data import load_samples
 from tf_requant.model.graph import Graph, Model
+from tf_requant.model.verify import check
 from tf_requant.pipeline.host import Host
 from tf_requant.pipeline.inputs import input_specs
 from tf_requant.pipeline.lanes import scores
@@ -38,11 +39,13 @@ def fingerprint(model: Model) -> str:
     return hashlib.sha256(tflite_writer.write(model)).hexdigest()
 
 
-def calibrate(model: Model, data: Any, *, noise: bool = True, progress: Progress | None = None) -> Calibration:
+def calibrate(
+    model: str | os.PathLike[str] | bytes | Model, data: Any, *, noise: bool = True, progress: Progress | None = None
+) -> Calibration:
     """Collects exact statistics of a source model in one pass.
 
     Args:
-        model: the verified source.
+        model: the source: a path, a TFLite file's bytes, or a verified Model.
         data: what `load_samples` takes, or a `Calibration`, or the path of a saved one; the first 200 samples count,
             fewer where the model's tensors are so large that they would not fit in memory.
         noise: whether to measure how noise on each tensor reaches the scores.
@@ -51,6 +54,8 @@ def calibrate(model: Model, data: Any, *, noise: bool = True, progress: Progress
     Raises:
         CalibrationError: the data cannot be read, does not fit the model, or is another model's saved calibration.
     """
+    if not isinstance(model, Model):
+        model = check(tflite.read(model if isinstance(model, bytes) else Path(model)))
     saved = data if isinstance(data, Calibration) else _saved(data)
     if saved is not None:
         if saved.model != fingerprint(model):
@@ -153,7 +158,6 @@ def _measured(
     rng: np.random.Generator,
 ) -> dict[int, float]:
     """The relative squared error of the scores for unit noise on each tensor, on one sample."""
-    graph = simulator.graph
     run = simulator.begin(sample)
     states: list[tuple[int, int, Run]] = []
     right: dict[int, Any] = {}

@@ -22,7 +22,7 @@ from tf_requant.targets import Target
 
 HELD_BACK = 5
 """One sample in this many judges the corrections and takes no part in them."""
-SYNTHETIC = 8
+SYNTHETIC = 6
 """Samples of noise that stand in for data; two of them judge."""
 _SYNTHETIC_MACS = 4e9
 """What synthetic samples may cost in multiplications, so that a conversion without data takes seconds."""
@@ -37,11 +37,13 @@ class Corrected:
         plan: the plan.
         applied: the corrections that are in it, by name.
         note: one sentence on what was measured; empty where nothing was.
+        learned: whether the calibration data shaped it, so that evaluating on them would flatter.
     """
 
     plan: Plan
     applied: tuple[str, ...]
     note: str = ""
+    learned: bool = False
 
 
 @dataclass(frozen=True)
@@ -70,10 +72,12 @@ class Corrector:
         """The plan with every correction that was asked for and, unless it was named, helps."""
         plain, before = self._plan(None)
         layerwise = tuple(n for n in self.asked if n in LAYERWISE)
+        if not _changes(plain):
+            return Corrected(plain, before, "every value is exact: there is nothing to correct" if calibration else "")
         if calibration is None:
-            if not layerwise or not _changes(plain):
-                return Corrected(plain, before)
-            return self._without_data(plain, before)
+            return self._without_data(plain, before) if layerwise else Corrected(plain, before)
+        if not set(self.asked) - set(before):
+            return Corrected(plain, before, "the corrections that were asked for use no data")
         observed = replace(
             calibration,
             histograms=calibration.histograms if "thresholds" in self.asked else {},
@@ -98,7 +102,7 @@ class Corrector:
         if count < 2 or not _inputs_are_codes(graph) or not _runs_here(graph):
             why = "the model is too large, or partly for a host" if count < 2 or _inputs_are_codes(graph) else "it takes floats"
             return Corrected(plan, before, f"bias: left out, since {why}: give calibration data")
-        judges = max(1, count // 4)
+        judges = max(1, count // 3)
         made = {t: synthetic_codes(graph.tensors[t].shape, graph.tensors[t].dtype, count, t) for t in graph.inputs}
         calibration = Calibration("", {graph.tensors[t].name: np.concatenate(made[t]) for t in graph.inputs})
         return self._judged(plan, before, plan, (*before, "bias"), self._samples(calibration, judges), "synthetic ")
@@ -125,7 +129,7 @@ class Corrector:
             f"{what}: {word}; the scores' squared error on {judges} {kind}samples held back goes from "
             f"{_decibels(unchanged.error)} to {_decibels(after.error)} dB of their own"
         )
-        return Corrected(_with_measured(result, self.source.main, outcome), names, note)
+        return Corrected(_with_measured(result, self.source.main, outcome), names, note, keep and not kind)
 
     def _run(
         self, plan: Plan, methods: frozenset[str], samples: Callable[[Model], Samples], judging: bool

@@ -28,7 +28,7 @@ from tf_requant.model.ops import info
 from tf_requant.model.quant import QuantParams, code_limits
 from tf_requant.numerics.arithmetic import Arithmetic
 from tf_requant.numerics.rounding import Rounding, round_real
-from tf_requant.pipeline.lanes import Inputs, Lane, Meeting, in_reals, scores
+from tf_requant.pipeline.lanes import Inputs, Lane, Meeting, scores
 from tf_requant.plan import ConstantPlan, GraphPlan
 from tf_requant.planning.constants import BIAS_LIMIT, aligned
 from tf_requant.targets import Target

@@ -26,7 +26,8 @@ from tf_requant.targets import Target, load_target
 from tf_requant.version import __version__
 
 METADATA = "tf_requant"
-"""The metadata entry that tells the folded gains: new real value = gain * the source's."""
+"""The metadata entry that tells the folded gains (new real value = gain * the source's) and hashes of the calibration
+samples that shaped the result."""
 
 ModelSource = str | os.PathLike[str] | bytes | Model
 TargetSource = str | os.PathLike[str] | Mapping[str, Any] | Target
@@ -137,7 +138,8 @@ def requantize(
         progress,
     ).correct(observed)
     plan, notes = corrected.plan, tuple(n for n in (corrected.note,) if n)
-    result = source if dry_run else check(_with_gains(apply(source, plan), source, plan))
+    digests = observed.digests if observed is not None and corrected.learned else ()
+    result = source if dry_run else check(_with_record(apply(source, plan), source, plan, digests))
     warnings = (*source.warnings, *unproven, *notes)
     return Result(result, plan, build(source, result, plan, aim, corrected.applied, warnings), size)
 
@@ -191,14 +193,17 @@ def _run_where_rules_end(source: Model) -> tuple[str, ...]:
     return ()
 
 
-def _with_gains(model: Model, source: Model, plan: Plan) -> Model:
+def _with_record(model: Model, source: Model, plan: Plan, digests: tuple[str, ...]) -> Model:
+    """The model with what a later validation has to know: folded gains, and the samples that shaped it."""
     gains = {
         graph.tensors[t].name: activation.gain
         for graph, graph_plan in zip(source.graphs, plan.graphs)
         for t, activation in sorted(graph_plan.activations.items())
         if activation.gain != 1.0
     }
-    if not gains:
+    if not gains and not digests:
         return model
-    entry = json.dumps({"version": __version__, "target": plan.target, "gains": gains}, sort_keys=True)
-    return model.with_(metadata={**model.metadata, METADATA: entry.encode()})
+    record = {"version": __version__, "target": plan.target, "gains": gains}
+    if digests:
+        record["calibration"] = sorted(digests)
+    return model.with_(metadata={**model.metadata, METADATA: json.dumps(record, sort_keys=True).encode()})

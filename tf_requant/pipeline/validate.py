@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tf_requant.errors import UsageError
+from tf_requant.calibration.statistics import digest
+from tf_requant.errors import CalibrationError, UsageError
 from tf_requant.io import tflite, tflite_writer
-from tf_requant.io.data import load_samples
+from tf_requant.io.data import Samples, load_samples
 from tf_requant.model.graph import Model
 from tf_requant.model.verify import check
 from tf_requant.pipeline.inputs import input_specs
-from tf_requant.pipeline.requantize import TargetSource
+from tf_requant.pipeline.requantize import METADATA, TargetSource
 from tf_requant.pipeline.runners import EXACT, exactness_of, interpreted, layer_table, simulated
 from tf_requant.runtime import BACKENDS
 from tf_requant.simulator.profiles import TFLITE_REF
@@ -154,6 +155,7 @@ def validate(
     _check_backends(against)
     (candidate_bytes, candidate), (reference_bytes, source) = _read(model), _read(reference)
     samples = load_samples(data, input_specs(source))
+    _refuse_overlap(candidate, samples)
     truth = samples.labels if labels is None else np.asarray(labels)
     quality = {}
     for n, backend in enumerate(against):
@@ -177,6 +179,26 @@ def validate(
         failures += (f"the simulator is not exact: {exactness.mismatches} elements differ, the first at {exactness.first}",)
     notes = tuple(f"input {name!r} was not in the data and was held at zero" for name in samples.zero_filled)
     return Check(quality, tensors, legality, failures, notes, exactness)
+
+
+def _refuse_overlap(candidate: Model, samples: Samples) -> None:
+    """Refuses to judge a model on samples that shaped it: its own record tells their hashes.
+
+    Raises:
+        CalibrationError: a sample is among them.
+    """
+    try:
+        shaped = set(json.loads(candidate.metadata.get(METADATA, b"{}")).get("calibration", ()))
+    except (ValueError, AttributeError, TypeError):
+        return  # another program's entry of that name
+    if not shaped:
+        return
+    found = [n for n, sample in enumerate(samples.codes(1)) if digest(sample) in shaped]
+    if found:
+        raise CalibrationError(
+            f"{len(found)} of {len(samples)} samples (the first is number {found[0]}) are among those that the model was "
+            "calibrated on, so that figures on them would flatter it: validate on others"
+        )
 
 
 def _check_backends(against: Sequence[str]) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 from tf_requant.model.graph import Graph, Model
 from tf_requant.model.quant import QuantParams
 from tf_requant.plan import GraphPlan, Plan
+from tf_requant.report.accumulators import AccumulatorRow, accumulator_bounds
 from tf_requant.targets import Target
 
 
@@ -24,8 +25,9 @@ class TensorRow:
         target: the new ones.
         gain: the new real value over the old one.
         error: the predicted error: of an activation, mean squared in the source's steps; of a filter, relative
-            squared error averaged over output channels.
+            squared error averaged over output channels, or of the layer's output where a correction chose it.
         reason: why.
+        measured: of an activation, squared error over squared value on samples held back; None where unmeasured.
     """
 
     graph: int
@@ -37,6 +39,7 @@ class TensorRow:
     gain: float
     error: float
     reason: str
+    measured: float | None = None
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,8 @@ class Report:
         corrections: the corrections that were applied.
         warnings: what was repaired, left out or ignored.
         tensors: every decision.
+        accumulators: how large the sums of each layer of the result can become; empty for a dry run.
+        accumulator_bits: the target's register.
         source_bytes: the source file's size.
         result_bytes: the result file's size; 0 for a dry run.
     """
@@ -62,6 +67,8 @@ class Report:
     corrections: tuple[str, ...]
     warnings: tuple[str, ...]
     tensors: tuple[TensorRow, ...]
+    accumulators: tuple[AccumulatorRow, ...] = ()
+    accumulator_bits: int = 32
     source_bytes: int = 0
     result_bytes: int = 0
 
@@ -85,6 +92,12 @@ class Report:
         if folded:
             lines.append(f"gains: {folded} activations carry a folded gain")
         lines.append(f"corrections: {', '.join(self.corrections) or 'none'}")
+        if self.accumulators:
+            widest = max(self.accumulators, key=lambda row: row.bound)
+            lines.append(
+                f"accumulators: at most {widest.bits} of the target's {self.accumulator_bits} bits, in {widest.name}"
+                + ("" if widest.bits <= self.accumulator_bits else ": a worst-case input overflows it")
+            )
         lines += [f"host: {where}: {reason}" for where, reason in self.host_ops]
         lines += [f"warning: {w}" for w in self.warnings]
         return "\n".join(lines)
@@ -94,6 +107,7 @@ class Report:
         return "\n".join(
             f"{r.name}{f' (read by op {r.op})' if r.op else ''}: {r.source} -> {r.target}: {r.reason}"
             + (f" [predicted error {r.error:.3g}]" if r.error else "")
+            + (f" [measured {10 * np.log10(r.measured):.1f} dB]" if r.measured else "")
             for r in self.tensors
         )
 
@@ -112,7 +126,10 @@ def build(
             if not op.on_accelerator:
                 host.append((graph.where(i), op.reason))
     ops = sum(len(g.ops) for g in result.graphs)
-    return Report(target.name, ops, accelerated, tuple(host), corrections, warnings, tuple(rows))
+    bounds = [row for i, g in enumerate(result.graphs) if result is not source for row in accumulator_bounds(i, g)]
+    return Report(
+        target.name, ops, accelerated, tuple(host), corrections, warnings, tuple(rows), tuple(bounds), target.accumulator.bits
+    )
 
 
 def _rows(index: int, graph: Graph, plan: GraphPlan) -> list[TensorRow]:
@@ -120,7 +137,7 @@ def _rows(index: int, graph: Graph, plan: GraphPlan) -> list[TensorRow]:
     for t, activation in sorted(plan.activations.items()):
         tensor = graph.tensors[t]
         row = (str(tensor.quant), str(activation.params), activation.gain, activation.error, activation.reason)
-        rows.append(TensorRow(index, tensor.name, "activation", "", *row))
+        rows.append(TensorRow(index, tensor.name, "activation", "", *row, measured=activation.measured))
     for t, params in sorted(plan.fixed.items()):
         tensor = graph.tensors[t]
         if t not in plan.activations:
