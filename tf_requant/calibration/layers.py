@@ -121,5 +121,5 @@ def _some(windows: NDArray[Any], most: int) -> NDArray[Any]:
     """Evenly spaced windows of an image, [places, kernel rows, kernel columns, C]: a lattice that starts inside."""
     height, width = windows.shape[:2]
     step = max(1, int(np.ceil(np.sqrt(height * width / most))))
-    found = windows[(step - 1) // 2 :: step, step // 2 :: step]
+    found = windows[min((step - 1) // 2, height - 1) :: step, min(step // 2, width - 1) :: step]
     return found.reshape(-1, *found.shape[2:])

@@ -1,9 +1,12 @@
 """Second moments of what a layer sees in the source and in the result: all that the error of its output depends on."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
+
+from tf_requant.numerics.rounding import Rounding, round_real
 
 _BATCH = 4096
 """Places that wait before they are multiplied: a product of few rows costs little more than the sum it is added to."""
@@ -18,6 +21,7 @@ class PairedMoments:
     """
 
     full: bool = False
+    _shift: tuple[NDArray[np.float32], NDArray[np.float32]] | None = None
     _waiting: list[tuple[NDArray[np.float32], NDArray[np.float32]]] = field(default_factory=list)
     _count: int = 0
     _sums: list[NDArray[np.float64]] = field(default_factory=list)
@@ -29,7 +33,10 @@ class PairedMoments:
             x: float32[groups, places, K], the result's input, code minus zero point.
             y: the source's at the same places, in the result's steps.
         """
-        self._waiting.append((x, y))
+        if self._shift is None:
+            # Covariances don't care, and products of codes far from zero would lose them in float32.
+            self._shift = (_rounded_mean(x), _rounded_mean(y))
+        self._waiting.append((x - self._shift[0], y - self._shift[1]))
         if sum(a.shape[1] for a, _ in self._waiting) >= _BATCH:
             self._flush()
 
@@ -58,6 +65,11 @@ class PairedMoments:
         return Moments(xx - x[:, :, None] * x[:, None], xy - x[:, :, None] * y[:, None], yy)
 
 
+def _rounded_mean(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The mean over places to the nearest integer, float32[groups, 1, K]: codes minus it stay integers."""
+    return round_real(values.mean(axis=1, keepdims=True, dtype=np.float64), Rounding.HALF_EVEN).astype(np.float32)
+
+
 @dataclass(frozen=True, eq=False)
 class Moments:
     """Covariances of a layer's inputs, by group.
@@ -83,10 +95,17 @@ class Moments:
             codes: q, the result's filter, code minus zero point, float64[groups, outputs, K].
             wanted: w, the source's filter in the result's steps.
         """
-        assert self.yy is not None
-        own = np.einsum("gok,gok->go", codes @ self.xx, codes)
-        cross = np.einsum("gok,gok->go", codes @ self.xy, wanted)
-        return np.asarray(np.maximum(own - 2 * cross + self.signal(wanted), 0.0))
+        return self.against(wanted)(codes)
+
+    def against(self, wanted: NDArray[np.float64]) -> Callable[[NDArray[np.float64]], NDArray[np.float64]]:
+        """`error` for many q and one w: what does not depend on q is computed once."""
+        reached, signal = wanted @ self.xy.transpose(0, 2, 1), self.signal(wanted)
+
+        def error(codes: NDArray[np.float64]) -> NDArray[np.float64]:
+            found = np.einsum("gok,gok->go", codes @ self.xx - 2 * reached, codes) + signal
+            return np.asarray(np.maximum(found, 0.0))
+
+        return error
 
     def signal(self, wanted: NDArray[np.float64]) -> NDArray[np.float64]:
         """E[(w y)^2], the variance of the source's output, float64[groups, outputs]; needs `yy`."""

@@ -67,11 +67,16 @@ class Calibration:
         try:
             header = json.loads(arrays[KEY].tobytes())
             names = json.loads(arrays["input_names"].tobytes())
+            inputs = {name: arrays[f"input_{n}"] for n, name in enumerate(names)}
+            if len({len(codes) for codes in inputs.values()}) != 1:
+                raise ValueError("its inputs hold different numbers of samples")
+            if len(arrays["histogram_counts"]) and arrays["histogram_counts"].shape[1:] != (256,):
+                raise ValueError("a histogram does not have 256 bins")
             return cls(
                 str(header["model"]),
-                {name: arrays[f"input_{n}"] for n, name in enumerate(names)},
-                dict(zip(arrays["histogram_tensors"].tolist(), arrays["histogram_counts"])),
-                dict(zip(arrays["noise_tensors"].tolist(), arrays["noise_values"].tolist())),
+                inputs,
+                dict(zip(arrays["histogram_tensors"].tolist(), arrays["histogram_counts"], strict=True)),
+                dict(zip(arrays["noise_tensors"].tolist(), arrays["noise_values"].tolist(), strict=True)),
             )
         except (KeyError, ValueError, TypeError, AttributeError) as error:
             raise CalibrationError(f"the saved calibration is damaged: {error}") from error

@@ -76,9 +76,10 @@ def choose(
     if not proposals:
         return None
     signal = max(float(judged.signal(layer.wanted).sum()), 1e-30)
+    squared = judged.against(layer.wanted)
 
     def error(multiple: NDArray[np.float64], codes: NDArray[np.float64]) -> float:
-        return float(judged.error(codes * _by_output(multiple, layer), layer.wanted).sum()) / signal
+        return float(squared(codes * _by_output(multiple, layer)).sum()) / signal
 
     ones = np.ones(layer.wanted.shape[0] * layer.wanted.shape[1] if layer.per_channel else 1)
     before = error(ones, layer.planned)

@@ -25,12 +25,13 @@ from tf_requant.corrections.bias import accumulator_unit, bias_codes, has_bias, 
 from tf_requant.corrections.filters import Layer, choose
 from tf_requant.model.graph import Graph, Model
 from tf_requant.model.ops import info
-from tf_requant.model.quant import QuantParams, code_limits
+from tf_requant.model.quant import QuantParams
 from tf_requant.numerics.arithmetic import Arithmetic
 from tf_requant.numerics.rounding import Rounding, round_real
 from tf_requant.pipeline.lanes import Inputs, Lane, Meeting, scores
 from tf_requant.plan import ConstantPlan, GraphPlan
 from tf_requant.planning.constants import BIAS_LIMIT, aligned
+from tf_requant.planning.schemes import weight_limits
 from tf_requant.targets import Target
 
 PLACES = 256
@@ -173,7 +174,7 @@ class Pass:
         else:
             return graph, found
         unit = accumulator_unit(graph, graph.ops[index])
-        constant = constant.with_(params=constant.params.with_(scale=unit.astype(np.float32)))
+        constant = constant.with_(params=_rescaled(constant.params, unit))
         found[origin, position] = constant
         return _with_constant(graph, index, position, constant.params, codes), found
 
@@ -196,7 +197,7 @@ class Pass:
             return graph, None
         weights = graph.tensors[op.inputs[1]]
         scale = weights.quant.scale * choice.multiple if weights.quant is not None else choice.multiple
-        params = constant.params.with_(scale=np.float32(scale))
+        params = _rescaled(constant.params, scale)
         codes = ungrouped(op, choice.codes, weights.shape) + int(params.zero_point[0])
         codes = codes.astype(weights.dtype)
         step = np.asarray(constant.step) / (choice.multiple if choice.multiple.size > 1 else choice.multiple[0])
@@ -209,10 +210,8 @@ class Pass:
             held = graph.tensors[op.inputs[position]]
             assert held.quant is not None
             kept = bias_codes(graph, op, position) / choice.multiple
-            unit = accumulator_unit(graph, graph.ops[index]).astype(np.float32)
-            graph = _with_constant(
-                graph, index, position, held.quant.with_(scale=unit), self._grid(graph, index, kept)
-            )
+            unit = _rescaled(held.quant, accumulator_unit(graph, graph.ops[index]))
+            graph = _with_constant(graph, index, position, unit, self._grid(graph, index, kept))
         return graph, plan
 
     def _layer(self, source: Graph, graph: Graph, index: int, origin: int, constant: ConstantPlan) -> Layer:
@@ -226,7 +225,7 @@ class Pass:
         shape[axis] = -1
         zero_point = int(weights.quant.zero_point[0])
         wanted = (old.data - old.quant.along(len(old.shape))[1]) * np.reshape(np.atleast_1d(constant.step), shape)
-        low, high = constant.limits or code_limits(weights.dtype)
+        low, high = constant.limits or weight_limits(self.target)
         position, bias = _bias(graph, index), np.zeros(1)
         if has_bias(op, position) and graph.tensors[op.inputs[position]].dtype == "int32":
             bias = np.abs(bias_codes(graph, op, position))
@@ -279,6 +278,13 @@ class Pass:
 def verdict_names(model: Model, tensors: Sequence[int]) -> list[str]:
     """The names of tensors."""
     return [model.main.tensors[t].name for t in tensors]
+
+
+def _rescaled(params: QuantParams, scale: NDArray[np.floating[Any]]) -> QuantParams:
+    """Parameters with another scale, and nothing of what a file stored beside the old one."""
+    if np.array_equal(params.scale, np.float32(scale)):
+        return params
+    return QuantParams(params.dtype, np.float32(scale), params.zero_point, params.axis)
 
 
 def _bias(graph: Graph, index: int) -> int:
