@@ -23,6 +23,7 @@ $(VENV)/.installed-all: $(VENV)/.installed-dev
 demo: $(VENV)/.installed
 	mkdir -p $(DEMO)
 	$(BIN)/tf_requant requantize --model=tf_requant/sample/mnv2_cifar_qat_uint8.tflite --target=nna_sym8_pow2 \
+		--calibration=tf_requant/sample/cifar10_calibration.npz \
 		--output=$(DEMO)/mnv2_cifar_nna_sym8_pow2.tflite --overwrite
 	$(BIN)/tf_requant validate --model=$(DEMO)/mnv2_cifar_nna_sym8_pow2.tflite \
 		--reference=tf_requant/sample/mnv2_cifar_qat_uint8.tflite \

@@ -52,7 +52,8 @@ def main() -> None:
     calibration = tf_requant.calibrate(source, _data(case.calibration))
     data, labels = _evaluation(case.evaluation)
     print(f"{name}: {len(calibration)} calibration samples, evaluated with LiteRT's default kernels on both sides")
-    print(f"{'target':<26} {'corrections':<24} {'agreement':>9} {'95 %':>13} {'top-1':>6} {'drop':>7} {'95 %':>15} {'SQNR':>6} {'s':>5}")
+    figures = f"{'agreement':>9} {'95 %':>13} {'top-1':>6} {'drop':>7} {'95 %':>15} {'SQNR':>6} {'s':>5}"
+    print(f"{'target':<26} {'corrections':<24} {figures}")
     for target in targets:
         for label, corrections, with_data in rows("--ablation" in options):
             start = time.perf_counter()

@@ -61,8 +61,8 @@ def bias_of(graph: Graph) -> NDArray[np.int64]:
 def image_of(height: int, width: int) -> tuple[Graph, NDArray[np.int8]]:
     """A layer of one tap on an image whose codes count its places."""
     codes = np.arange(height * width).reshape(1, height, width, 1).astype(np.int8)
-    weights = Tensor("w", "int8", (1, 1, 1, 1), QuantParams("int8", np.float32(1), 0))
-    image = Tensor("x", "int8", codes.shape, QuantParams("int8", np.float32(1), 0))
+    plain = QuantParams("int8", np.ones(1, np.float32), np.zeros(1, np.int64))
+    weights, image = Tensor("w", "int8", (1, 1, 1, 1), plain), Tensor("x", "int8", codes.shape, plain)
     op = Op("CONV_2D", (0, 1), (2,), {"stride_h": 1, "stride_w": 1, "padding": Padding.VALID})
     return Graph("main", (image, weights), (op,), (0,), (2,)), codes
 

@@ -44,7 +44,7 @@ def test_a_toy_by_hand() -> None:
     x = np.float32([[[0, 5], [2, 5], [4, 5]]])  # variance 8/3, and a constant
     y = np.float32([[[1, 0], [1, 3], [1, 6]]])
     found = paired(x, y, [2, 1])
-    np.testing.assert_allclose(found.xx, [[[8 / 3, 0], [0, 0]]], atol=1e-6)
+    np.testing.assert_allclose(found.xx, np.array([[[8 / 3, 0], [0, 0]]]), atol=1e-6)
     np.testing.assert_allclose(found.xy, [[[0, 4], [0, 0]]], atol=1e-6)  # x_0 moves with y_1: rows are x's
     assert found.yy is not None
     np.testing.assert_allclose(found.yy, [[[0, 0], [0, 6]]], atol=1e-6)

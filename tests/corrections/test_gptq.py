@@ -18,7 +18,7 @@ def covariance(random: np.random.Generator, groups: int, inputs: int) -> Matrix:
     """Of inputs that depend on one another, each group of its own size."""
     mixed = random.normal(size=(groups, 4 * inputs, inputs)) @ (np.eye(inputs) + random.normal(size=(groups, inputs, inputs)))
     mixed *= random.uniform(1, 20, (groups, 1, 1))
-    return mixed.transpose(0, 2, 1) @ mixed / mixed.shape[1]
+    return np.asarray(mixed.transpose(0, 2, 1) @ mixed / mixed.shape[1])
 
 
 def drawn(seed: int, groups: int, outputs: int, inputs: int) -> tuple[Matrix, Matrix]:

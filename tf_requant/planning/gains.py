@@ -27,8 +27,6 @@ _OCTAVE = 16
 
 _GRID = 2.0 ** (np.arange(_OCTAVE) / _OCTAVE - 0.5)
 _SWEEPS = 2
-LEFT_OVER = 0.2
-"""The share of a filter's predicted rounding error that rounding by the inputs' covariance leaves: measured, 3 to 10 dB."""
 _CLAMP_TOLERANCE = 0.005
 """Relative spread of clamps in one class that is still one clamp: half a code of 127."""
 

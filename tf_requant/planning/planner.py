@@ -21,7 +21,8 @@ from tf_requant.planning.classes import (
     target_tensors,
 )
 from tf_requant.planning.constants import accumulator_scale, least_filter_scale, plan_bias, plan_operand
-from tf_requant.planning.gains import LEFT_OVER, Link, choose_gains
+from tf_requant.planning.gains import Link, choose_gains
+from tf_requant.planning.noise import link_weight, noise_of_classes
 from tf_requant.planning.places import place_ops
 from tf_requant.planning.ranges import ValueRange, implied_activation, is_compared, value_range
 from tf_requant.planning.schemes import activation_dtype, expressible, per_channel
@@ -135,12 +136,12 @@ def _plan_activations(
             gains.find(op.inputs[OPS[op.code].data]),
             gains.find(op.outputs[0]),
             histograms[i],
-            _link_weight(graph, i, histograms[i], calibration),
+            link_weight(graph, i, histograms[i], calibration),
         )
         for i, op in enumerate(graph.ops)
         if i in histograms
     ]
-    noise = _noise(graph, parameters, calibration)
+    noise = noise_of_classes(graph, parameters, calibration)
     gain_of = choose_gains(target, gains, parameters, values, pinned, links, noise)
     fixed = _fixed_params(graph, target, ops)
     plans: dict[int, ActivationPlan] = {}
@@ -160,40 +161,6 @@ def _plan_activations(
             plan = replace(plan, params=quant)
         plans.update(dict.fromkeys(members, plan))
     return plans
-
-
-def _noise(graph: Graph, parameters: Partition, calibration: Calibration | None) -> dict[int, float]:
-    """What unit noise in real units squared on each parameter class does to the scores; empty without data."""
-    if calibration is None or not calibration.noise:
-        return {}
-    found = {}
-    for root, members in parameters.classes().items():
-        shares = [calibration.noise[m] / _step(graph, m) ** 2 for m in members if m in calibration.noise]
-        found[root] = float(np.sum(shares))
-    return found
-
-
-def _link_weight(graph: Graph, index: int, histogram: Histogram, calibration: Calibration | None) -> float:
-    """What a relative error of a filter's weights of one does to the scores; one without data."""
-    op = graph.ops[index]
-    x, y = op.inputs[OPS[op.code].data], op.outputs[0]
-    if calibration is None or y not in calibration.noise or x not in calibration.histograms:
-        return 1.0 if calibration is None or not calibration.noise else 0.0
-    quant = graph.tensors[x].quant
-    counts = calibration.histograms[x]
-    assert quant is not None
-    values = np.arange(counts.size) + code_limits(quant.dtype)[0] - int(quant.zero_point[0])
-    power = float(values**2 @ counts) / float(counts.sum()) - float(values @ counts / counts.sum()) ** 2 / 2
-    written = calibration.histograms.get(y)
-    moving = 1.0 if written is None else 1.0 - float(written[0] + written[-1]) / float(written.sum())
-    steps = power * (_step(graph, x) * histogram.scale / _step(graph, y)) ** 2 * histogram.energy
-    return calibration.noise[y] * moving * steps * LEFT_OVER
-
-
-def _step(graph: Graph, tensor: int) -> float:
-    quant = graph.tensors[tensor].quant
-    assert quant is not None
-    return float(quant.scale[0])
 
 
 def _histograms(graph: Graph, target: Target, ops: tuple[OpPlan, ...]) -> dict[int, Histogram]:
