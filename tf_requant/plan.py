@@ -36,6 +36,7 @@ class ActivationPlan:
         reason: why these, in one clause.
         error: predicted mean squared error against the source's value, in units of the source's scale squared.
         measured: squared error over squared value on samples held back, upstream errors included; None unmeasured.
+        channel_gains: on top of the gain, one factor a channel, float64[C]; None for none.
     """
 
     params: QuantParams
@@ -43,6 +44,12 @@ class ActivationPlan:
     reason: str = ""
     error: float = 0.0
     measured: float | None = None
+    channel_gains: NDArray[np.float64] | None = None
+
+    @property
+    def gains(self) -> float | NDArray[np.float64]:
+        """The new real value over the old one: one number, or one a channel."""
+        return self.gain if self.channel_gains is None else self.gain * self.channel_gains
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +65,7 @@ class ConstantPlan:
             that of the layer's output on samples held back.
         limits: the lowest and highest code; None for the type's own.
         codes: the final codes where a correction has chosen them; otherwise the nearest, as above.
+        input_gains: what `step` is divided by for each input channel, float64[C]; None for one. With it, codes are set.
     """
 
     params: QuantParams
@@ -66,6 +74,7 @@ class ConstantPlan:
     error: float = 0.0
     limits: tuple[int, int] | None = None
     codes: NDArray[Any] | None = None
+    input_gains: NDArray[np.float64] | None = None
 
     def with_(self, **changes: Any) -> "ConstantPlan":
         """A copy with some attributes changed."""

@@ -88,9 +88,10 @@ def test_a_fully_connected_filter_is_one_group() -> None:
 @every_seed
 def test_ungrouped_undoes_grouped(code: str, dtype: str, seed: int) -> None:
     graph, _ = drawn(code, dtype, seed)
-    weights = graph.tensors[graph.ops[0].inputs[1]]
+    op = graph.ops[0]
+    weights = graph.tensors[op.inputs[1]]
     assert weights.data is not None and has_filter(graph, 0)
-    back = ungrouped(graph.ops[0], grouped(graph.ops[0], weights.data, input_channels(graph, graph.ops[0])), weights.shape)
+    back = ungrouped(op, grouped(op, weights.data, input_channels(graph, op)), weights.shape)
     np.testing.assert_array_equal(back, weights.data)
     assert back.flags.c_contiguous and back.dtype == weights.data.dtype
 
@@ -175,4 +176,4 @@ def test_the_bias_moves_against_the_error() -> None:
     unit = np.broadcast_to(accumulator_unit(graph, op), bias.shape)
     found = np.zeros(bias.shape)
     moved = wanted_bias(graph, op, 2, found + 7 * unit, found)
-    np.testing.assert_allclose(moved, np.clip(bias + 7.0, -(2.0**31), 2.0**31 - 1))
+    np.testing.assert_allclose(moved, np.clip(bias + 7.0, -(2.0**31), 2.0**31 - 1), rtol=0, atol=1e-3)

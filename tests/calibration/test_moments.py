@@ -41,8 +41,8 @@ def covariance(a: Places, b: Places) -> NDArray[np.float64]:
 
 
 def test_a_toy_by_hand() -> None:
-    x = np.float32([[[0, 5], [2, 5], [4, 5]]])  # variance 8/3, and a constant
-    y = np.float32([[[1, 0], [1, 3], [1, 6]]])
+    x = np.array([[[0, 5], [2, 5], [4, 5]]], np.float32)  # variance 8/3, and a constant
+    y = np.array([[[1, 0], [1, 3], [1, 6]]], np.float32)
     found = paired(x, y, [2, 1])
     np.testing.assert_allclose(found.xx, np.array([[[8 / 3, 0], [0, 0]]]), atol=1e-6)
     np.testing.assert_allclose(found.xy, [[[0, 4], [0, 0]]], atol=1e-6)  # x_0 moves with y_1: rows are x's

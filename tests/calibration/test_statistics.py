@@ -61,7 +61,9 @@ def test_equal_content_gives_equal_bytes_and_a_file_that_needs_no_pickle() -> No
     assert KEY in arrays_of(first)
 
 
-@pytest.mark.parametrize("missing", [KEY, "input_names", "input_1", "histogram_tensors", "histogram_counts", "noise_values"])
+@pytest.mark.parametrize(
+    "missing", [KEY, "input_names", "input_1", "histogram_tensors", "histogram_counts", "noise_values"]
+)
 def test_a_missing_array_is_refused(missing: str) -> None:
     arrays = arrays_of(a_calibration().to_bytes())
     del arrays[missing]

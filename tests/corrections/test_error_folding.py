@@ -1,4 +1,4 @@
-"""A folded filter gives the source's output on the inputs that the result has: a regression, checked where it is known."""
+"""A folded filter gives the source's output on the inputs that the result has, where what these are is known."""
 
 import numpy as np
 import pytest

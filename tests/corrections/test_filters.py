@@ -51,7 +51,8 @@ def test_a_choice_is_better_on_the_samples_held_back_than_what_was_planned(
     shape: tuple[int, int, int], methods: frozenset[str], seed: int
 ) -> None:
     random = np.random.default_rng(seed)
-    layer, learned, judged = drawn(seed, shape), moments(random, shape[0], shape[2]), moments(random, shape[0], shape[2])
+    layer = drawn(seed, shape)
+    learned, judged = (moments(random, shape[0], shape[2]) for _ in range(2))
     choice = choose(layer, learned, judged, methods)
     if choice is None:  # named, the same proposals are taken, and are worse
         choice = choose(layer, learned, judged, methods, named=True)
@@ -98,8 +99,9 @@ def test_an_exact_filter_of_undisturbed_inputs_stays(shape: tuple[int, int, int]
     same = moments(np.random.default_rng(2), shape[0], shape[2]).xx
     layer = Layer(codes + 3e-5, codes, (-127, 127), False, True)  # what float32's scales leave
     assert layer.exact and not drawn(2, shape).exact
-    assert choose(layer, Moments(same, same), Moments(same, same, same), ALL) is None
-    assert choose(layer, Moments(same, same), Moments(same, same, same), frozenset({"scale_search"}), named=True) is None
+    both = Moments(same, same, same)
+    assert choose(layer, both, both, ALL) is None
+    assert choose(layer, both, both, frozenset({"scale_search"}), named=True) is None
 
 
 @every_shape

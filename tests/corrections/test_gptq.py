@@ -1,4 +1,4 @@
-"""Compensated rounding moves the output less than nearest rounding does, and stays near the filter and in its limits."""
+"""Compensated rounding moves the output less than nearest rounding does, and stays within the limits."""
 
 import itertools
 
@@ -9,14 +9,21 @@ from numpy.typing import NDArray
 from tf_requant.corrections.gptq import compensated, damped
 
 Matrix = NDArray[np.float64]
-SHAPES = {"dense": (1, 16, 72), "depthwise": (48, 1, 9), "multiplied": (24, 2, 9), "grouped": (4, 6, 18), "blocks": (1, 5, 150)}
+SHAPES = {
+    "dense": (1, 16, 72),
+    "depthwise": (48, 1, 9),
+    "multiplied": (24, 2, 9),
+    "grouped": (4, 6, 18),
+    "blocks": (1, 5, 150),
+}
 """Groups, outputs, inputs; more than 64 inputs are rounded in more than one block."""
 every_shape = pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
 
 
 def covariance(random: np.random.Generator, groups: int, inputs: int) -> Matrix:
     """Of inputs that depend on one another, each group of its own size."""
-    mixed = random.normal(size=(groups, 4 * inputs, inputs)) @ (np.eye(inputs) + random.normal(size=(groups, inputs, inputs)))
+    mixed = random.normal(size=(groups, 4 * inputs, inputs))
+    mixed = mixed @ (np.eye(inputs) + random.normal(size=(groups, inputs, inputs)))
     mixed *= random.uniform(1, 20, (groups, 1, 1))
     return np.asarray(mixed.transpose(0, 2, 1) @ mixed / mixed.shape[1])
 

@@ -87,7 +87,8 @@ def calm(code: str, dtype: str, seed: int) -> tuple[bytes, Model]:
 @cache
 def requantized(code: str, dtype: str, seed: int, target: str, corrections: str) -> Result:
     content, model = calm(code, dtype, seed)
-    return tf_requant.requantize(content, target, corrections=corrections, calibration=codes_for(model, seed, SAMPLES, True))
+    samples = codes_for(model, seed, SAMPLES, True)
+    return tf_requant.requantize(content, target, corrections=corrections, calibration=samples)
 
 
 def outputs(model: Model, codes: NDArray[np.integer]) -> NDArray[np.float64]:
@@ -134,9 +135,9 @@ def test_a_corrected_layer_is_legal(code: str, dtype: str, target: str, correcti
 
 @every_layer
 @every_type
-@every_target
 @pytest.mark.parametrize("corrections", CORRECTIONS)
-def test_a_corrected_layer_is_the_same_each_time(code: str, dtype: str, target: str, corrections: str) -> None:
+def test_a_corrected_layer_is_the_same_each_time(code: str, dtype: str, corrections: str) -> None:
+    target = TARGETS[CORRECTIONS.index(corrections) % len(TARGETS)]
     content, model = calm(code, dtype, SEEDS[code][1])
     samples = codes_for(model, SEEDS[code][1], SAMPLES, True)
     first = requantized(code, dtype, SEEDS[code][1], target, corrections)
@@ -204,7 +205,7 @@ def test_a_corrected_bias_has_the_source_s_mean_on_what_it_learned_from(code: st
 @pytest.mark.parametrize("corrections", ["scale_search", "gptq", "error_folding"])
 def test_a_method_on_its_own_does_no_harm_but_to_the_mean(code: str, corrections: str) -> None:
     shares = []
-    for target, dtype, seed in itertools.product(TARGETS, ("uint8", "int8"), SEEDS[code]):
+    for target, dtype, seed in itertools.product(("nna_sym8_pow2", "nna_sym8"), ("uint8", "int8"), SEEDS[code]):
         plain, mended = (errors(code, dtype, seed, target, c).var(axis=0).sum() for c in ("none", corrections))
         shares.append(mended / plain)
     assert max(shares) < 1.1 and np.mean(shares) < 1.02  # measured: 1.05 and 1.01
@@ -231,8 +232,8 @@ def test_compensated_rounding_lowers_the_error_where_inputs_depend_on_one_anothe
 def test_a_searched_scale_leaves_filter_and_bias_where_they_were() -> None:
     searched = 0
     for target, code, dtype, seed in SEARCHED:
-        source, result = calm(code, dtype, seed)[1].main, requantized(code, dtype, seed, target, "scale_search").model.main
-        plain = requantized(code, dtype, seed, target, "none").model.main
+        source = calm(code, dtype, seed)[1].main
+        plain, result = (requantized(code, dtype, seed, target, c).model.main for c in ("none", "scale_search"))
         (old_w, old_b), (new_w, new_b) = constants(source), constants(result)
         weights, was = (g.tensors[g.ops[0].inputs[1]] for g in (result, plain))
         assert weights.quant is not None and weights.data is not None and was.quant is not None

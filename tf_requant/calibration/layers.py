@@ -123,3 +123,13 @@ def _some(windows: NDArray[Any], most: int) -> NDArray[Any]:
     step = max(1, int(np.ceil(np.sqrt(height * width / most))))
     found = windows[min((step - 1) // 2, height - 1) :: step, min(step // 2, width - 1) :: step]
     return found.reshape(-1, *found.shape[2:])
+
+
+def per_input(graph: Graph, op: Op, values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """One value an input channel, float64[C], as it applies to a grouped filter or to rows: [groups, 1, K or 1]."""
+    if op.code == "DEPTHWISE_CONV_2D":
+        return values[:, None, None]
+    if op.code == "FULLY_CONNECTED":
+        return values[None, None]
+    _, rows_, columns, depth = graph.tensors[op.inputs[1]].shape
+    return np.tile(values.reshape(-1, 1, depth), (1, 1, rows_ * columns))

@@ -17,6 +17,9 @@ KEY = "tf_requant_calibration"
 """The array that tells a saved calibration from data."""
 
 
+_PEAK = "peak_"
+
+
 @dataclass(frozen=True, eq=False)
 class Calibration:
     """A source model's behaviour on calibration samples.
@@ -27,12 +30,14 @@ class Calibration:
         histograms: how often each code occurred, int64[256] by tensor index of the main graph; 8-bit tensors only.
         noise: by tensor index, what unit noise on a tensor's codes does to the model's scores: squared error over
             squared value (`calibration.sensitivity`).
+        peaks: the largest |code - zero point| of each channel, int64[C] by tensor index, of what layers write.
     """
 
     model: str
     inputs: Mapping[str, NDArray[Any]]
     histograms: Mapping[int, NDArray[np.int64]] = field(default_factory=dict)
     noise: Mapping[int, float] = field(default_factory=dict)
+    peaks: Mapping[int, NDArray[np.int64]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(next(iter(self.inputs.values()), ()))
@@ -53,6 +58,7 @@ class Calibration:
             "input_names": np.frombuffer(json.dumps(list(self.inputs)).encode(), np.uint8),
         }
         arrays |= {f"input_{n}": codes for n, codes in enumerate(self.inputs.values())}
+        arrays |= {f"{_PEAK}{t}": self.peaks[t] for t in sorted(self.peaks)}
         buffer = io.BytesIO()
         np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
         return buffer.getvalue()
@@ -77,6 +83,7 @@ class Calibration:
                 inputs,
                 dict(zip(arrays["histogram_tensors"].tolist(), arrays["histogram_counts"], strict=True)),
                 dict(zip(arrays["noise_tensors"].tolist(), arrays["noise_values"].tolist(), strict=True)),
+                {int(name.removeprefix(_PEAK)): arrays[name] for name in arrays if name.startswith(_PEAK)},
             )
         except (KeyError, ValueError, TypeError, AttributeError) as error:
             raise CalibrationError(f"the saved calibration is damaged: {error}") from error
@@ -93,3 +100,10 @@ def count_codes(counts: NDArray[np.int64] | None, codes: NDArray[Any]) -> NDArra
     if codes.dtype == np.int8:
         found = np.roll(found, 128)
     return np.asarray(found if counts is None else counts + found)
+
+
+def larger(peaks: NDArray[np.int64] | None, codes: NDArray[Any], zero_point: int) -> NDArray[np.int64]:
+    """The largest |code - zero point| of each channel (the last axis) so far, int64[C]."""
+    rows = codes.reshape(-1, codes.shape[-1])
+    found = np.maximum(rows.max(axis=0).astype(np.int64) - zero_point, zero_point - rows.min(axis=0).astype(np.int64))
+    return found if peaks is None else np.maximum(peaks, found)

@@ -26,7 +26,7 @@ def synthetic_codes(shape: tuple[int, ...], dtype: str, count: int, seed: int = 
     Args:
         shape: [1, H, W, C] or any other; every dimension but the first and the last is taken for an extent along which
             neighbours resemble each other.
-        dtype: uint8, int8 or int16; int16 is filled to 8 bits' worth of its range around zero, as audio is.
+        dtype: uint8, int8 or int16.
         count: how many samples.
         seed: of the random numbers.
     """

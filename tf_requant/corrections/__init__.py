@@ -20,7 +20,10 @@ CORRECTIONS: dict[str, Correction] = {"rounding": preserve_channel_sums}
 LAYERWISE = ("scale_search", "gptq", "error_folding", "bias")
 """Corrections of one layer after the other, behind the corrected ones before it."""
 
-NAMES = (*PLANNED, *CORRECTIONS, *LAYERWISE)
+EQUALIZATION = "equalization"
+"""Factors per channel between filters: not in `auto`, since it seldom pays where the filters came from training."""
+
+NAMES = (*PLANNED, EQUALIZATION, *CORRECTIONS, *LAYERWISE)
 """Every name, in running order."""
 WITHOUT_DATA = ("rounding", "bias")
 """Those that work without data: `bias` then takes synthetic inputs."""
@@ -35,7 +38,7 @@ def chosen(names: str, with_data: bool = False) -> tuple[str, ...]:
     if names in ("none", ""):
         return ()
     if names == "auto":
-        return NAMES if with_data else WITHOUT_DATA
+        return tuple(n for n in NAMES if n != EQUALIZATION) if with_data else WITHOUT_DATA
     asked = [n.strip() for n in names.split(",")]
     for name in asked:
         if name not in NAMES:

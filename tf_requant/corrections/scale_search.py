@@ -13,6 +13,8 @@ from tf_requant.numerics.rounding import Rounding, round_real
 
 _CLIPPINGS = (1.0, 0.93, 0.86, 0.79, 0.72, 0.64, 0.55)
 _OCTAVES = (0, 1, 2)
+_SAME = 1e-6
+"""Scales this near to the one at hand are float32's rounding of it."""
 
 
 def candidates(wanted: NDArray[np.float64], high: int, power_of_two: bool, per_channel: bool) -> NDArray[np.float64]:
@@ -31,7 +33,8 @@ def candidates(wanted: NDArray[np.float64], high: int, power_of_two: bool, per_c
         found = [top / 2.0**octave for octave in _OCTAVES]
     else:
         found = [fit * clipping for clipping in _CLIPPINGS]
-    return np.stack([np.ones_like(fit), *(np.where(fit > 1e-9, f, 1.0) for f in found)])
+    tried = np.stack([np.ones_like(fit), *(np.where(fit > 1e-9, f, 1.0) for f in found)])
+    return np.asarray(np.where(np.abs(tried - 1) < _SAME, 1.0, tried))
 
 
 def best_scale(

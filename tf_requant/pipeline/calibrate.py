@@ -3,14 +3,16 @@
 import hashlib
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from tf_requant.calibration.layers import has_filter
 from tf_requant.calibration.sensitivity import disturbed
-from tf_requant.calibration.statistics import KEY, Calibration, count_codes
+from tf_requant.calibration.statistics import KEY, Calibration, count_codes, larger
 from tf_requant.errors import CalibrationError
 from tf_requant.io import tflite, tflite_writer
 from tf_requant.io.data import load_samples
@@ -71,7 +73,9 @@ def calibrate(
     inputs = {spec.name: np.concatenate([batch[spec.name] for batch in batches]) for spec in specs}
     graph, host = model.main, Host(model)
     wanted = {i for i, t in enumerate(graph.tensors) if t.is_activation and t.dtype in ("uint8", "int8")}
+    written = {op.outputs[0] for i, op in enumerate(graph.ops) if has_filter(graph, i)} & wanted
     histograms: dict[int, Any] = {}
+    peaks: dict[int, Any] = {}
     try:
         simulator = Simulator(graph, TFLITE_REF, execute_host=host)
         for n in range(len(batches)):
@@ -79,11 +83,14 @@ def calibrate(
             for tensor, codes in simulator.walk(sample):
                 if tensor in wanted:
                     histograms[tensor] = count_codes(histograms.get(tensor), codes)
+                if tensor in written:
+                    quant = graph.tensors[tensor].quant
+                    peaks[tensor] = larger(peaks.get(tensor), codes, 0 if quant is None else int(quant.zero_point[0]))
             if progress is not None:
                 progress(n + 1, len(batches))
     finally:
         host.close()
-    found = Calibration(fingerprint(model), inputs, histograms)
+    found = Calibration(fingerprint(model), inputs, histograms, {}, peaks)
     return _with_noise(model, found, progress) if noise else found
 
 
@@ -146,7 +153,7 @@ def _with_noise(model: Model, found: Calibration, progress: Progress | None) -> 
                 progress(n + 1, count)
     finally:
         host.close()
-    return Calibration(found.model, found.inputs, found.histograms, noise)
+    return replace(found, noise=noise)
 
 
 def _measured(

@@ -7,7 +7,8 @@ import numpy as np
 
 from tf_requant.calibration.statistics import Calibration
 from tf_requant.calibration.synthetic import synthetic_codes
-from tf_requant.corrections import CORRECTIONS, LAYERWISE
+from tf_requant.corrections import CORRECTIONS, EQUALIZATION, LAYERWISE
+from tf_requant.corrections.equalization import equalize
 from tf_requant.io.data import feed
 from tf_requant.model.graph import Graph, Model
 from tf_requant.numerics.arithmetic import Arithmetic
@@ -90,6 +91,9 @@ class Corrector:
 
     def _plan(self, calibration: Calibration | None) -> tuple[Plan, tuple[str, ...]]:
         plan, applied = self.planned(calibration), []
+        if EQUALIZATION in self.asked and calibration is not None:
+            plan = equalize(self.source, plan, calibration.peaks)
+            applied.append(EQUALIZATION)
         for name in self.asked:
             if name in CORRECTIONS:
                 plan = CORRECTIONS[name](self.source, plan)
@@ -119,12 +123,15 @@ class Corrector:
         """Runs the pass, and the plan without it on the samples that judge; the better one."""
         layerwise = frozenset(applied) & frozenset(LAYERWISE)
         after, corrected, judges = self._run(plan, layerwise, samples, False)
+        what = ", ".join(n for n in applied if n not in before) or "nothing"
+        if not judges:
+            note = f"{what}: kept unjudged, since fewer than {HELD_BACK} samples leave none to hold back"
+            return Corrected(corrected, applied, note, not kind)
         unchanged, base, _ = self._run(plain, frozenset(), samples, True)
         better = after.error < unchanged.error
-        keep = self.named or better or not judges
+        keep = self.named or better
         outcome, result, names = (after, corrected, applied) if keep else (unchanged, base, before)
-        word = "kept" if better else "kept as asked" if self.named else "kept unjudged" if keep else "left out"
-        what = ", ".join(n for n in applied if n not in before) or "nothing"
+        word = "kept" if better else "kept as asked" if self.named else "left out"
         note = (
             f"{what}: {word}; the scores' squared error on {judges} {kind}samples held back goes from "
             f"{_decibels(unchanged.error)} to {_decibels(after.error)} dB of their own"

@@ -1,6 +1,6 @@
 """Two models run side by side on the same samples, op by op, so that each layer can be mended behind the ones before."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -94,7 +94,7 @@ class Meeting:
         samples: of so many samples.
     """
 
-    def __init__(self, gains: dict[str, float], names: Iterable[str], samples: int) -> None:
+    def __init__(self, gains: Mapping[str, float | NDArray[np.float64]], names: Iterable[str], samples: int) -> None:
         self._gains, self._names, self._samples = gains, set(names), samples
         self._waiting: dict[tuple[int, str], tuple[int, NDArray[np.float64]]] = {}
         self.errors: dict[str, float] = {}

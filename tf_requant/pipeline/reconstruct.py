@@ -16,12 +16,14 @@ from tf_requant.calibration.layers import (
     grouped,
     has_filter,
     input_channels,
+    per_input,
     rows,
     tap_means,
     ungrouped,
 )
 from tf_requant.calibration.moments import PairedMoments
 from tf_requant.corrections.bias import accumulator_unit, bias_codes, has_bias, mean_output, wanted_bias
+from tf_requant.corrections.equalization import wanted_codes
 from tf_requant.corrections.filters import Layer, choose
 from tf_requant.model.graph import Graph, Model
 from tf_requant.model.ops import info
@@ -101,7 +103,7 @@ class Pass:
 
     def run(self, samples: Samples, progress: Progress | None = None) -> Outcome:
         """Runs every op once on every sample; layers are mended on the way."""
-        gains = {self.source.main.tensors[t].name: a.gain for t, a in self.plan.activations.items()}
+        gains = {self.source.main.tensors[t].name: a.gains for t, a in self.plan.activations.items()}
         names = {self.source.main.tensors[t].name for t in self.plan.activations}
         judging = scores(self.source.main)
         meeting = Meeting(gains, names, min(MEASURED, samples.judges))
@@ -185,7 +187,7 @@ class Pass:
         layer = self._layer(ours.graph, graph, index, origin, constant)
         if layer.exact and "error_folding" not in self.methods:
             return graph, None
-        ratio = np.float32(self._input_ratio(ours.graph, graph, index, origin))
+        ratio = self._input_ratio(ours.graph, graph, index, origin)
         learning, judging = PairedMoments(full=not judges), PairedMoments(full=True)
         for sample in range(len(theirs.runs)):
             x = rows(graph, op, theirs.input_of(index, sample), PLACES)
@@ -209,28 +211,23 @@ class Pass:
         if has_bias(op, position):
             held = graph.tensors[op.inputs[position]]
             assert held.quant is not None
-            kept = bias_codes(graph, op, position) / choice.multiple
+            kept = self._exact_bias(ours.graph, graph, index, origin) / choice.multiple
             unit = _rescaled(held.quant, accumulator_unit(graph, graph.ops[index]))
             graph = _with_constant(graph, index, position, unit, self._grid(graph, index, kept))
         return graph, plan
 
     def _layer(self, source: Graph, graph: Graph, index: int, origin: int, constant: ConstantPlan) -> Layer:
         """The layer in steps of its planned scale."""
-        op, old = graph.ops[index], source.tensors[source.ops[origin].inputs[1]]
+        op = graph.ops[index]
         weights, channels = graph.tensors[op.inputs[1]], input_channels(graph, op)
-        assert old.data is not None and old.quant is not None and weights.data is not None and weights.quant is not None
-        row = info(op)
-        axis = 0 if row is None else row.channel_axis
-        shape = [1] * len(weights.shape)
-        shape[axis] = -1
+        assert weights.data is not None and weights.quant is not None
         zero_point = int(weights.quant.zero_point[0])
-        wanted = (old.data - old.quant.along(len(old.shape))[1]) * np.reshape(np.atleast_1d(constant.step), shape)
         low, high = constant.limits or weight_limits(self.target)
         position, bias = _bias(graph, index), np.zeros(1)
         if has_bias(op, position) and graph.tensors[op.inputs[position]].dtype == "int32":
             bias = np.abs(bias_codes(graph, op, position))
         return Layer(
-            grouped(op, np.asarray(wanted, np.float64), channels),
+            wanted_codes(source, origin, constant),
             grouped(op, weights.data.astype(np.float64) - zero_point, channels),
             (low - zero_point, high - zero_point),
             self.target.weight.scale == "power_of_two",
@@ -247,16 +244,17 @@ class Pass:
         ratio = float(np.min(accumulator_unit(graph, op))) / float(y.scale[0])
         return 2.0 ** -float(self.target.arithmetic.requantizer.shift_range[1]) / ratio
 
-    def _input_ratio(self, source: Graph, graph: Graph, index: int, origin: int) -> float:
-        """A step of the source's input in steps of the result's."""
+    def _input_ratio(self, source: Graph, graph: Graph, index: int, origin: int) -> NDArray[np.float32]:
+        """A step of the source's input in steps of the result's, to be multiplied with rows."""
         x, new = source.ops[origin].inputs[0], graph.tensors[graph.ops[index].inputs[0]].quant
         old = source.tensors[x].quant
         assert old is not None and new is not None
-        return float(old.scale[0]) * self._gain(x) / float(new.scale[0])
+        step = np.asarray(float(old.scale[0]) * self._gain(x) / float(new.scale[0]))
+        return np.float32(per_input(graph, graph.ops[index], step) if step.size > 1 else step)
 
-    def _gain(self, tensor: int) -> float:
+    def _gain(self, tensor: int) -> float | NDArray[np.float64]:
         held = self.plan.activations.get(tensor)
-        return 1.0 if held is None else held.gain
+        return 1.0 if held is None else held.gains
 
     def _new_bias(self, graph: Graph, ours: Lane, theirs: Lane, index: int, origin: int, judges: int) -> NDArray[Any]:
         op, old, position = graph.ops[index], ours.graph.ops[origin], _bias(graph, index)
@@ -266,6 +264,13 @@ class Pass:
         wanted = self._gain(old.outputs[0]) * mean_output(ours.graph, old, meant, _bias(ours.graph, origin))
         moved = wanted_bias(graph, op, position, wanted, mean_output(graph, op, seen, position))
         return self._grid(graph, index, moved)
+
+    def _exact_bias(self, source: Graph, graph: Graph, index: int, origin: int) -> NDArray[np.float64]:
+        """The source's bias in the plan's units, ahead of rounding."""
+        op, position = source.ops[origin], _bias(source, origin)
+        if not has_bias(op, position) or source.tensors[op.inputs[position]].data is None:
+            return bias_codes(graph, graph.ops[index], _bias(graph, index))
+        return np.asarray(bias_codes(source, op, position) * np.asarray(self.plan.constants[origin, position].step))
 
     def _grid(self, graph: Graph, index: int, wanted: NDArray[np.float64]) -> NDArray[Any]:
         """Biases on the target's grid."""

@@ -8,6 +8,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from tf_requant.corrections import chosen
 from tf_requant.errors import InterpreterError, ModelFormatError, UnsupportedModelError, UsageError
 from tf_requant.io import tflite, tflite_writer
@@ -196,10 +198,10 @@ def _run_where_rules_end(source: Model) -> tuple[str, ...]:
 def _with_record(model: Model, source: Model, plan: Plan, digests: tuple[str, ...]) -> Model:
     """The model with what a later validation has to know: folded gains, and the samples that shaped it."""
     gains = {
-        graph.tensors[t].name: activation.gain
+        graph.tensors[t].name: np.asarray(activation.gains).tolist()
         for graph, graph_plan in zip(source.graphs, plan.graphs)
         for t, activation in sorted(graph_plan.activations.items())
-        if activation.gain != 1.0
+        if np.any(np.not_equal(activation.gains, 1.0))
     }
     if not gains and not digests:
         return model

@@ -32,7 +32,7 @@ class LayerTable:
 
     reference: Mapping[str, Tensor]
     candidate: Mapping[str, Tensor]
-    gains: Mapping[str, float]
+    gains: Mapping[str, float | list[float]]
     _signal: dict[str, float] = field(default_factory=dict)
     _noise: dict[str, float] = field(default_factory=dict)
     _largest: dict[str, float] = field(default_factory=dict)
@@ -40,7 +40,7 @@ class LayerTable:
     def add(self, wanted: Mapping[str, NDArray[Any]], got: Mapping[str, NDArray[Any]]) -> None:
         """Compares the codes of every tensor that both runs observed."""
         for name in wanted.keys() & got.keys() & self.reference.keys() & self.candidate.keys():
-            x = real_values(wanted[name], self.reference[name]) * self.gains.get(name, 1.0)
+            x = real_values(wanted[name], self.reference[name]) * np.asarray(self.gains.get(name, 1.0))
             y = real_values(got[name], self.candidate[name])
             if x.shape != y.shape:
                 continue
