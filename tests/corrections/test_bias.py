@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 import tf_requant
 from tests.builders import small_net
 from tf_requant.calibration.layers import LAYERS
-from tf_requant.corrections import NAMES
 from tf_requant.errors import CalibrationError, UsageError
 from tf_requant.io.data import feed
 from tf_requant.io.tflite import read
@@ -106,12 +105,14 @@ def test_a_small_net_is_corrected_or_left_alone(dtype: str) -> None:
     limits = np.iinfo(dtype)
     data = np.random.default_rng(0).integers(limits.min, limits.max + 1, (20, 8, 8, 3)).astype(dtype)
     result = tf_requant.requantize(small_net(dtype), "nna_sym8", calibration=data)
-    found = measured(result)
-    assert found["what"] == WITH_DATA and found["samples"] == "4 samples"
-    helps = float(found["after"]) < float(found["before"])
-    assert found["verdict"] == ("kept" if helps else "left out")
-    assert result.report.corrections == (NAMES if helps else ("rounding",))
     plain = tf_requant.requantize(small_net(dtype), "nna_sym8", corrections="rounding")
+    (sentence,) = [w for w in result.report.warnings if "held back" in w]
+    assert sentence.startswith("thresholds, scale_search, gptq, error_folding, bias: ") and "on 4 samples" in sentence
+    whole, _, alone = sentence.partition(". Then bias: ")
+    helps = ": kept;" in whole or alone.startswith("kept;")
+    assert (": kept;" in whole) is (not alone)
+    wanted = {True: ("thresholds", "rounding", "scale_search", "gptq", "error_folding", "bias"), False: ("rounding", "bias")}
+    assert result.report.corrections == (wanted[not alone] if helps else ("rounding",))
     assert (result.model_bytes == plain.model_bytes) is not helps
 
 

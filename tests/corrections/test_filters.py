@@ -148,7 +148,7 @@ def test_no_scale_shrinks_below_what_the_bias_and_the_rescale_need(
     free = choose(plain, both, both, frozenset({"scale_search"}), named=True)
     assert free is not None and free.multiple.min() < 0.7  # twice as coarse as it has to be
     assert free.multiple.shape == (shape[0] * shape[1] if per_channel else 1,)
-    for layer in (Layer(*parts, bias_share=floor), Layer(*parts, least=floor)):
+    for layer in (Layer(*parts, bias_share=floor), Layer(*parts, multiples=(floor, np.inf))):
         choice = choose(layer, both, both, frozenset({"scale_search"}), named=True)
         if floor >= 1:
             assert choice is None  # the scale at hand is always allowed, and nothing finer is

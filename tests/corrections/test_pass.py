@@ -254,3 +254,38 @@ def test_grouped_layers_and_depth_multipliers_are_among_the_cases(dtype: str) ->
         shapes = [(g.tensors[0].shape[3], *g.tensors[1].shape) for g in graphs if has_filter(g, 0)]
         assert any(channels > shape[3] for channels, *shape in shapes), shapes
         assert any(shape[0] == 1 and shape[3] > channels > 1 for channels, *shape in shapes), shapes
+
+
+def test_half_a_step_is_folded_into_the_biases_of_a_device_that_floors() -> None:
+    content, model = calm("CONV_2D", "int8", SEEDS["CONV_2D"][1])
+    samples = codes_for(model, SEEDS["CONV_2D"][1], SAMPLES, True)
+    requantizer = {"kind": "shift", "multiplier_bits": 0, "shift_range": [-7, 31], "stages": [{"drop": "rest", "rounding": "FLOOR"}]}
+    target = tf_requant.load_target("nna_sym8_pow2").derive(name="floors", requantizer=requantizer)
+    steps = []
+    for corrections in ("none", "bias"):
+        result = tf_requant.requantize(content, target, corrections=corrections, calibration=samples)
+        y = result.model.main.tensors[result.model.main.outputs[0]].quant
+        x = result.model.main.tensors[result.model.main.inputs[0]].quant
+        source = model.main.tensors[model.main.inputs[0]].quant
+        assert y is not None and x is not None and source is not None
+        real = (samples.astype(np.float64) - int(source.zero_point[0])) * float(source.scale[0])
+        fed = np.clip(np.rint(real / float(x.scale[0])), -128, 127).astype(np.int8)
+        gains = {r.name: r.gain for r in result.report.tensors if r.role == "activation"}
+        wanted = outputs(model, samples) * gains[model.main.tensors[model.main.outputs[0]].name]
+        with tf_requant.Simulation(result.model, target) as simulation:
+            (codes,) = simulation.run(fed).values()
+        found = codes.astype(np.float64) * float(y.scale[0])
+        steps.append(float((found.reshape(wanted.shape) - wanted).mean()) / float(y.scale[0]))
+    assert steps[0] < -0.3 and abs(steps[1]) < 0.1
+
+
+def test_tensor_names_that_repeat_change_nothing() -> None:
+    content, model = calm("CONV_2D", "int8", SEEDS["CONV_2D"][1])
+    samples = codes_for(model, SEEDS["CONV_2D"][1], SAMPLES, True)
+    graph = model.main
+    anonymous = model.with_(graphs=(graph.with_(tensors=tuple(t.with_(name="") for t in graph.tensors)),))
+    named, unnamed = (tf_requant.requantize(m, "nna_sym8_pow2", calibration=samples) for m in (model, anonymous))
+    for index, position in named.plan.graphs[0].constants:
+        pair = [r.plan.graphs[0].constants[index, position].codes for r in (named, unnamed)]
+        np.testing.assert_array_equal(pair[0], pair[1])
+    assert named.report.warnings == unnamed.report.warnings and content

@@ -17,7 +17,7 @@ AMPLITUDE = 4
 
 
 def disturbed(codes: NDArray[Any], rng: np.random.Generator) -> tuple[NDArray[Any], float]:
-    """Codes with noise of +-`AMPLITUDE`, and the noise's power, in steps squared, on the codes that took it.
+    """Codes with noise of +-`AMPLITUDE`, and the noise's power, in steps squared, averaged over all codes.
 
     Codes at the ends of the type stay: there a clamp or a RELU decides, and re-rounding leaves them where they are.
 
@@ -29,4 +29,4 @@ def disturbed(codes: NDArray[Any], rng: np.random.Generator) -> tuple[NDArray[An
     inside = (codes > low) & (codes < high)
     noise = (rng.integers(0, 2, codes.shape) * 2 - 1) * AMPLITUDE
     moved = np.where(inside, np.clip(codes.astype(np.int16) + noise, low, high), codes).astype(codes.dtype)
-    return moved, float(AMPLITUDE**2) if inside.any() else 0.0
+    return moved, float(AMPLITUDE**2 * inside.mean())

@@ -34,7 +34,7 @@ def mean_output(graph: Graph, op: Op, means: NDArray[np.float64], bias: int) -> 
 
 def has_bias(op: Op, position: int) -> bool:
     """Whether the op reads a bias."""
-    return len(op.inputs) > position and op.inputs[position] >= 0
+    return 0 < position < len(op.inputs) and op.inputs[position] >= 0
 
 
 def accumulator_unit(graph: Graph, op: Op) -> NDArray[np.float64]:

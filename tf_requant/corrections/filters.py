@@ -26,7 +26,7 @@ class Layer:
         power_of_two: whether scales move by octaves only.
         per_channel: whether each output channel has its own scale.
         bias_share: the largest |bias| over the largest one allowed: a smaller scale makes it grow.
-        least: the smallest multiple of the scale that the rescale can hold.
+        multiples: the smallest and the largest multiple of the scale that the rescale can hold.
     """
 
     wanted: NDArray[np.float64]
@@ -35,7 +35,7 @@ class Layer:
     power_of_two: bool
     per_channel: bool
     bias_share: float = 0.0
-    least: float = 0.0
+    multiples: tuple[float, float] = (0.0, np.inf)
 
     @property
     def exact(self) -> bool:
@@ -128,7 +128,8 @@ def _searched(layer: Layer, learned: Moments) -> NDArray[np.float64]:
     """The scale of least output error that neither the bias nor the rescale forbids."""
     rows = layer.wanted.reshape(-1, layer.wanted.shape[2])
     tried = candidates(rows, layer.limits[1], layer.power_of_two, layer.per_channel)
-    tried = np.where((tried >= layer.bias_share) & (tried >= layer.least), tried, 1.0)
+    least, most = layer.multiples
+    tried = np.where((tried >= max(layer.bias_share, least)) & (tried <= max(most, 1.0)), tried, 1.0)
     return best_scale(layer.wanted, learned, tried, *layer.limits)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from tf_requant.calibration.layers import has_filter
 from tf_requant.calibration.sensitivity import disturbed
 from tf_requant.calibration.statistics import KEY, Calibration, count_codes, larger
-from tf_requant.errors import CalibrationError
+from tf_requant.errors import CalibrationError, UsageError
 from tf_requant.io import tflite, tflite_writer
 from tf_requant.io.data import load_samples
 from tf_requant.model.graph import Graph, Model
@@ -32,6 +32,9 @@ _DISTURBED = 4
 """Samples on which noise is measured: each costs half a run a tensor."""
 _NOISE_MACS = 4e10
 """What measuring noise may cost, in multiplications; fewer samples on larger models."""
+
+_BYTES = {"uint8": 1, "int8": 1, "int4": 1, "bool": 1, "int16": 2, "float16": 2, "int32": 4, "float32": 4}
+_STATEFUL = ("resource", "variant")
 
 Progress = Callable[[int, int], None]
 
@@ -65,6 +68,7 @@ def calibrate(
         if saved.noise or not noise:
             return saved
         return _with_noise(model, saved, progress)
+    _refuse_unfit(model.main)
     specs = input_specs(model)
     most = max(2, min(MOST_SAMPLES, MOST_BYTES // max(1, live_bytes(model.main))))
     batches = list(islice(load_samples(data, specs).codes(1), most))
@@ -88,10 +92,34 @@ def calibrate(
                     peaks[tensor] = larger(peaks.get(tensor), codes, 0 if quant is None else int(quant.zero_point[0]))
             if progress is not None:
                 progress(n + 1, len(batches))
+    except UsageError as error:
+        shapes = ", ".join(str(list(graph.tensors[t].shape)) for t in graph.inputs)
+        raise CalibrationError(
+            f"the model (inputs {shapes}) cannot be run one sample at a time: {error}; export it with a batch of 1"
+        ) from error
     finally:
         host.close()
     found = Calibration(fingerprint(model), inputs, histograms, {}, peaks)
     return _with_noise(model, found, progress) if noise else found
+
+
+def _refuse_unfit(graph: Graph) -> None:
+    """Refuses models that cannot be run one sample at a time, op by op.
+
+    Raises:
+        CalibrationError: an input has no dimension for samples; state lives outside the tensors.
+    """
+    for tensor in (graph.tensors[t] for t in graph.inputs):
+        if not tensor.shape:
+            raise CalibrationError(
+                f"input {tensor.name!r} is a single number, and calibration feeds samples along a first dimension: convert "
+                "without calibration data"
+            )
+    if any(t.dtype in _STATEFUL for t in graph.tensors):
+        raise CalibrationError(
+            "the model keeps state in resource variables, which do not survive being run op by op: convert without "
+            "calibration data"
+        )
 
 
 def _saved(data: Any) -> Calibration | None:
@@ -112,7 +140,7 @@ def _saved(data: Any) -> Calibration | None:
 def live_bytes(graph: Graph) -> int:
     """The most bytes of codes that one run holds at a time."""
     last = {t: i for i, op in enumerate(graph.ops) for t in op.inputs if t >= 0}
-    sizes = {i: t.size * np.dtype(t.dtype).itemsize for i, t in enumerate(graph.tensors) if t.data is None}
+    sizes = {i: t.size * _BYTES.get(t.dtype, 8) for i, t in enumerate(graph.tensors) if t.data is None}
     live = {t: sizes.get(t, 0) for t in graph.inputs}
     most = sum(live.values())
     for index, op in enumerate(graph.ops):
@@ -138,7 +166,7 @@ def _with_noise(model: Model, found: Calibration, progress: Progress | None) -> 
     graph = model.main
     judging, specs = scores(graph), input_specs(model)
     stop = max((graph.producers[t] for t in judging), default=-1)
-    tensors = [t for t in sorted(found.histograms) if graph.producers.get(t, stop) < stop]
+    tensors = [t for t in sorted(found.histograms) if graph.producers.get(t, stop) < stop or t in judging]
     cost = max(1, macs(graph)) * max(1, len(tensors)) / 2
     count = max(1, min(_DISTURBED, len(found), round(_NOISE_MACS / cost)))
     host, rng = Host(model), np.random.default_rng(0)
@@ -172,9 +200,10 @@ def _measured(
         outputs = simulator.step(index, run)
         right.update({t: outputs[t] for t in judging if t in outputs})
         for t in outputs.keys() & tensors:
-            if t in run.values:
+            if t in run.values and t not in judging:
                 states.append((index, t, Run(dict(run.values), dict(run.variables))))
-    found: dict[int, float] = {}
+    # Noise on a score is its own error.
+    found = {t: 1 / max(float(codes.astype(np.float64).var()), 1e-12) for t, codes in right.items() if t in tensors}
     for index, tensor, state in states:
         moved, power = disturbed(state.values[tensor], rng)
         if not power:

@@ -9,13 +9,13 @@ from tf_requant.calibration.statistics import Calibration
 from tf_requant.calibration.synthetic import synthetic_codes
 from tf_requant.corrections import CORRECTIONS, EQUALIZATION, LAYERWISE
 from tf_requant.corrections.equalization import equalize
+from tf_requant.errors import UsageError
 from tf_requant.io.data import feed
 from tf_requant.model.graph import Graph, Model
 from tf_requant.numerics.arithmetic import Arithmetic
-from tf_requant.numerics.rounding import Rounding
 from tf_requant.pipeline.calibrate import macs
 from tf_requant.pipeline.inputs import input_specs
-from tf_requant.pipeline.reconstruct import Outcome, Pass, Progress, Samples
+from tf_requant.pipeline.reconstruct import Outcome, Pass, Progress, Samples, floors
 from tf_requant.plan import Plan
 from tf_requant.simulator.ops import KERNELS
 from tf_requant.simulator.profiles import TFLITE_REF
@@ -27,7 +27,6 @@ SYNTHETIC = 6
 """Samples of noise that stand in for data; two of them judge."""
 _SYNTHETIC_MACS = 4e9
 """What synthetic samples may cost in multiplications, so that a conversion without data takes seconds."""
-_BIASED = (Rounding.FLOOR, Rounding.TRUNCATE)
 
 
 @dataclass(frozen=True)
@@ -56,8 +55,8 @@ class Corrector:
         target: the accelerator.
         asked: corrections by name.
         named: whether the user named them, so that they are kept whatever is measured.
-        planned: calibration (or None) -> plan.
-        rewrite: plan -> result.
+        planned: (calibration or None, whether its histograms choose thresholds) -> plan.
+        rewrite: (source, plan) -> result.
         progress: called with (steps done, steps in all).
     """
 
@@ -65,32 +64,28 @@ class Corrector:
     target: Target
     asked: tuple[str, ...]
     named: bool
-    planned: Callable[[Calibration | None], Plan]
-    rewrite: Callable[[Plan], Model]
+    planned: Callable[[Calibration | None, bool], Plan]
+    rewrite: Callable[[Model, Plan], Model]
     progress: Progress | None = None
 
     def correct(self, calibration: Calibration | None) -> Corrected:
         """The plan with every correction that was asked for and, unless it was named, helps."""
         plain, before = self._plan(None)
         layerwise = tuple(n for n in self.asked if n in LAYERWISE)
-        if not _changes(plain):
+        if not _changes(plain) and not floors(self.target.arithmetic):
             return Corrected(plain, before, "every value is exact: there is nothing to correct" if calibration else "")
         if calibration is None:
             return self._without_data(plain, before) if layerwise else Corrected(plain, before)
         if not set(self.asked) - set(before):
             return Corrected(plain, before, "the corrections that were asked for use no data")
-        observed = replace(
-            calibration,
-            histograms=calibration.histograms if "thresholds" in self.asked else {},
-            noise=calibration.noise if "folding" in self.asked else {},
-        )
-        if "folding" in self.asked:  # weighing by noise needs the histograms, even where thresholds do not
-            observed = replace(observed, histograms=calibration.histograms)
+        observed = calibration if "folding" in self.asked else replace(calibration, noise={})
         plan = self._plan(observed)[0]
-        return self._judged(plain, before, plan, self.asked, self._samples(calibration))
+        useless = () if self.target.activation.scale == "power_of_two" else ("folding",)
+        applied = tuple(n for n in self.asked if n not in useless)
+        return self._judged(plain, before, plan, applied, self._samples(calibration))
 
     def _plan(self, calibration: Calibration | None) -> tuple[Plan, tuple[str, ...]]:
-        plan, applied = self.planned(calibration), []
+        plan, applied = self.planned(calibration, "thresholds" in self.asked), []
         if EQUALIZATION in self.asked and calibration is not None:
             plan = equalize(self.source, plan, calibration.peaks)
             applied.append(EQUALIZATION)
@@ -103,13 +98,18 @@ class Corrector:
     def _without_data(self, plan: Plan, before: tuple[str, ...]) -> Corrected:
         graph = self.source.main
         count = min(SYNTHETIC, int(_SYNTHETIC_MACS / max(1, macs(graph))))
-        if count < 2 or not _inputs_are_codes(graph) or not _runs_here(graph):
-            why = "the model is too large, or partly for a host" if count < 2 or _inputs_are_codes(graph) else "it takes floats"
-            return Corrected(plan, before, f"bias: left out, since {why}: give calibration data")
+        if count < 2 or not _runs_here(graph):
+            why = "is too large to be run in seconds" if count < 2 else "takes floats or single numbers, or has ops for a host"
+            return Corrected(plan, before, f"bias: left out without calibration data, since the model {why}")
         judges = max(1, count // 3)
-        made = {t: synthetic_codes(graph.tensors[t].shape, graph.tensors[t].dtype, count, t) for t in graph.inputs}
+        made = {
+            t: synthetic_codes((1, *graph.tensors[t].shape[1:]), graph.tensors[t].dtype, count, t) for t in graph.inputs
+        }
         calibration = Calibration("", {graph.tensors[t].name: np.concatenate(made[t]) for t in graph.inputs})
-        return self._judged(plan, before, plan, (*before, "bias"), self._samples(calibration, judges), "synthetic ")
+        try:
+            return self._judged(plan, before, plan, (*before, "bias"), self._samples(calibration, judges), "synthetic ")
+        except UsageError as error:
+            return Corrected(plan, before, f"bias: left out, since the model cannot be run one sample at a time ({error})")
 
     def _judged(
         self,
@@ -136,14 +136,20 @@ class Corrector:
             f"{what}: {word}; the scores' squared error on {judges} {kind}samples held back goes from "
             f"{_decibels(unchanged.error)} to {_decibels(after.error)} dB of their own"
         )
-        return Corrected(_with_measured(result, self.source.main, outcome), names, note, keep and not kind)
+        if not keep and layerwise != {"bias"}:
+            # All of it together does not help: its most robust part alone may.
+            alone = self._judged(plain, before, plain, (*before, "bias"), samples, kind)
+            return replace(alone, note=f"{note}. Then {alone.note}")
+        return Corrected(_with_measured(result, outcome), names, note, keep and not kind)
 
     def _run(
         self, plan: Plan, methods: frozenset[str], samples: Callable[[Model], Samples], judging: bool
     ) -> tuple[Outcome, Plan, int]:
-        result = self.rewrite(plan)
+        # Names tell tensors apart in the pass, and a file's may repeat.
+        source = _with_indices_for_names(self.source)
+        result = self.rewrite(source, plan)
         found = samples(result)
-        run = Pass(self.source, result, plan.graphs[0], self.target, methods, _arithmetic(self.target), self.named)
+        run = Pass(source, result, plan.graphs[0], self.target, methods, _arithmetic(self.target), self.named)
         outcome = run.run(found.only_judges() if judging else found, self.progress)
         constants = {**plan.graphs[0].constants, **outcome.constants}
         refined = Plan(plan.target, (plan.graphs[0].with_(constants=constants), *plan.graphs[1:]))
@@ -169,12 +175,8 @@ class Corrector:
 
 
 def _arithmetic(target: Target) -> Arithmetic:
-    """In what the result runs while it is corrected: TFLite's, or the device's own where that rounds to one side.
-
-    A floor leaves every output half a step low on average: biases measured on the device take it back.
-    """
-    biased = any(stage.rounding in _BIASED for stage in target.arithmetic.requantizer.stages)
-    return target.arithmetic if biased else TFLITE_REF
+    """In what the result runs while it is corrected: TFLite's, or the device's own where that floors."""
+    return target.arithmetic if floors(target.arithmetic) else TFLITE_REF
 
 
 def _changes(plan: Plan) -> bool:
@@ -184,19 +186,22 @@ def _changes(plan: Plan) -> bool:
     return moved or any(c.codes is not None or not np.all(np.equal(c.step, 1.0)) for c in graph.constants.values())
 
 
-def _inputs_are_codes(graph: Graph) -> bool:
-    return all(graph.tensors[t].is_activation for t in graph.inputs)
-
-
 def _runs_here(graph: Graph) -> bool:
-    return all(op.code in KERNELS for op in graph.ops)
+    inputs = [graph.tensors[t] for t in graph.inputs]
+    fed = all(t.is_activation and t.shape for t in inputs)
+    return fed and all(op.code in KERNELS for op in graph.ops)
 
 
-def _with_measured(plan: Plan, graph: Graph, outcome: Outcome) -> Plan:
+def _with_indices_for_names(model: Model) -> Model:
+    tensors = tuple(t.with_(name=str(i)) for i, t in enumerate(model.main.tensors))
+    return model.with_(graphs=(model.main.with_(tensors=tensors), *model.graphs[1:]))
+
+
+def _with_measured(plan: Plan, outcome: Outcome) -> Plan:
     """The plan with what each tensor's error was on the samples that judged."""
     main = plan.graphs[0]
     activations = {
-        t: replace(a, measured=outcome.tensors.get(graph.tensors[t].name)) for t, a in main.activations.items()
+        t: replace(a, measured=outcome.tensors.get(str(t))) for t, a in main.activations.items()
     }
     return Plan(plan.target, (main.with_(activations=activations), *plan.graphs[1:]))
 

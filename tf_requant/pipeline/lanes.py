@@ -96,7 +96,7 @@ class Meeting:
 
     def __init__(self, gains: Mapping[str, float | NDArray[np.float64]], names: Iterable[str], samples: int) -> None:
         self._gains, self._names, self._samples = gains, set(names), samples
-        self._waiting: dict[tuple[int, str], tuple[int, NDArray[np.float64]]] = {}
+        self._waiting: dict[tuple[int, str], tuple[int, Graph, int, NDArray[Any]]] = {}
         self.errors: dict[str, float] = {}
         self.powers: dict[str, float] = {}
 
@@ -112,17 +112,17 @@ class Meeting:
             for tensor, codes in values.items():
                 name = graph.tensors[tensor].name
                 if name in self._names:
-                    self._bring(side, sample, name, in_reals(codes, graph, tensor))
+                    self._bring(side, sample, name, (side, graph, tensor, codes))
 
-    def _bring(self, side: int, sample: int, name: str, reals: NDArray[np.float64]) -> None:
-        if side == 1:
-            reals = reals / self._gains.get(name, 1.0)
+    def _bring(self, side: int, sample: int, name: str, brought: tuple[int, Graph, int, NDArray[Any]]) -> None:
         other = self._waiting.pop((sample, name), None)
-        if other is None or other[0] == side or other[1].shape != reals.shape:
-            self._waiting[sample, name] = (side, reals)
+        if other is None or other[0] == side or other[3].shape != brought[3].shape:
+            self._waiting[sample, name] = brought
             return
-        source = reals if side == 0 else other[1]
-        self.errors[name] = self.errors.get(name, 0.0) + float(((reals - other[1]) ** 2).sum())
+        first, second = (brought, other) if side == 0 else (other, brought)
+        source = in_reals(first[3], first[1], first[2])
+        result = in_reals(second[3], second[1], second[2]) / self._gains.get(name, 1.0)
+        self.errors[name] = self.errors.get(name, 0.0) + float(((result - source) ** 2).sum())
         self.powers[name] = self.powers.get(name, 0.0) + float((source**2).sum())
 
     def relative(self) -> dict[str, float]:

@@ -25,7 +25,7 @@ from tf_requant.calibration.moments import PairedMoments
 from tf_requant.corrections.bias import accumulator_unit, bias_codes, has_bias, mean_output, wanted_bias
 from tf_requant.corrections.equalization import wanted_codes
 from tf_requant.corrections.filters import Layer, choose
-from tf_requant.model.graph import Graph, Model
+from tf_requant.model.graph import Graph, Model, Op
 from tf_requant.model.ops import info
 from tf_requant.model.quant import QuantParams
 from tf_requant.numerics.arithmetic import Arithmetic
@@ -38,6 +38,8 @@ from tf_requant.targets import Target
 
 PLACES = 256
 """About how many places of each image a layer's covariances are taken from: neighbours see nearly the same."""
+MOST_COVARIANCES = 1 << 22
+"""Inputs of a layer, squared, times its groups: a layer with more only gets a bias, since memory grows with the square."""
 MEASURED = 8
 """Samples on which every tensor's error is measured."""
 
@@ -107,11 +109,12 @@ class Pass:
         names = {self.source.main.tensors[t].name for t in self.plan.activations}
         judging = scores(self.source.main)
         meeting = Meeting(gains, names, min(MEASURED, samples.judges))
-        verdict = Meeting(gains, [self.source.main.tensors[t].name for t in judging], samples.judges)
+        verdict = Meeting(gains, {self.source.main.tensors[t].name for t in judging}, samples.judges)
         ours, theirs = Lane(self.source, samples.source), Lane(self.result, samples.result, self.arithmetic)
         outcome, pairs = Outcome(), self.pairs()
         last = {t.name: i for i, t in enumerate(self.result.main.tensors)}
-        needed = [self.result.main.producers.get(last.get(n, -1), -1) for n in verdict_names(self.source, judging)]
+        judged = [self.source.main.tensors[t].name for t in judging]
+        needed = [self.result.main.producers.get(last.get(n, -1), -1) for n in judged]
         stop = max([*needed, *(pairs if self.methods else ())], default=-1) + 1
 
         def advance(until: int) -> None:
@@ -122,8 +125,9 @@ class Pass:
 
         try:
             for index in range(stop):
-                if index in pairs and self.methods:
+                if index in pairs:
                     advance(pairs[index])
+                if index in pairs and self.methods:
                     graph, found = self._mend(ours, theirs, index, pairs[index], samples.judges)
                     outcome.constants.update(found)
                     theirs.revise(graph)
@@ -150,7 +154,10 @@ class Pass:
         return {
             b: a
             for a, b in zip(ours, theirs)
-            if (a, 1) in self.plan.constants and has_filter(self.source.main, a) and has_filter(self.result.main, b)
+            if (a, 1) in self.plan.constants
+            and has_filter(self.source.main, a)
+            and has_filter(self.result.main, b)
+            and _bias_is_constant(self.result.main, b)
         }
 
     def _mend(
@@ -159,7 +166,7 @@ class Pass:
         """The result's graph with a mended layer, and the plan of its constants."""
         found: dict[tuple[int, int], ConstantPlan] = {}
         graph = theirs.graph
-        if self.methods - {"bias"}:
+        if self.methods - {"bias"} and self._fits(graph, index):
             graph, plan = self._mend_filter(ours, theirs, index, origin, judges)
             if plan is not None:
                 found[origin, 1] = plan
@@ -179,6 +186,13 @@ class Pass:
         constant = constant.with_(params=_rescaled(constant.params, unit))
         found[origin, position] = constant
         return _with_constant(graph, index, position, constant.params, codes), found
+
+    def _fits(self, graph: Graph, index: int) -> bool:
+        """Whether the covariances of a layer's inputs can be held."""
+        weights, op = graph.tensors[graph.ops[index].inputs[1]], graph.ops[index]
+        groups = input_channels(graph, op) if op.code == "DEPTHWISE_CONV_2D" else 1
+        taps = weights.shape[1] * weights.shape[2] if op.code == "DEPTHWISE_CONV_2D" else weights.size // weights.shape[0]
+        return groups * taps**2 <= MOST_COVARIANCES
 
     def _mend_filter(
         self, ours: Lane, theirs: Lane, index: int, origin: int, judges: int
@@ -233,16 +247,19 @@ class Pass:
             self.target.weight.scale == "power_of_two",
             weights.quant.per_channel,
             float(bias.max(initial=0.0)) / BIAS_LIMIT,
-            self._least_multiple(graph, op),
+            self._multiples(graph, op),
         )
 
-    def _least_multiple(self, graph: Graph, op: Any) -> float:
-        """How much smaller the filter's scale may become before the rescale's shift leaves the target's range."""
+    def _multiples(self, graph: Graph, op: Op) -> tuple[float, float]:
+        """Between which multiples of the filter's scale the rescale's shift stays in the target's range."""
         y = graph.tensors[op.outputs[0]].quant
         if y is None:
-            return 0.0
-        ratio = float(np.min(accumulator_unit(graph, op))) / float(y.scale[0])
-        return 2.0 ** -float(self.target.arithmetic.requantizer.shift_range[1]) / ratio
+            return 0.0, np.inf
+        ratios = accumulator_unit(graph, op) / float(y.scale[0])
+        lowest, highest = self.target.arithmetic.requantizer_of(op.code).shift_range
+        with np.errstate(over="ignore"):  # a device of floats has no end
+            ends = np.exp2(np.array([-highest, -lowest], np.float64))
+        return float(ends[0]) / float(ratios.min()), float(ends[1]) / float(ratios.max())
 
     def _input_ratio(self, source: Graph, graph: Graph, index: int, origin: int) -> NDArray[np.float32]:
         """A step of the source's input in steps of the result's, to be multiplied with rows."""
@@ -262,6 +279,11 @@ class Pass:
         seen = np.mean([tap_means(graph, op, theirs.input_of(index, n)) for n in learners], axis=0)
         meant = np.mean([tap_means(ours.graph, old, ours.input_of(origin, n)) for n in learners], axis=0)
         wanted = self._gain(old.outputs[0]) * mean_output(ours.graph, old, meant, _bias(ours.graph, origin))
+        if floors(self.arithmetic):
+            # floor(a + 1/2) rounds: half a step of the output, in the accumulator's units, is part of the bias.
+            written = graph.tensors[op.outputs[0]].quant
+            assert written is not None
+            wanted = wanted + float(written.scale[0]) / 2
         moved = wanted_bias(graph, op, position, wanted, mean_output(graph, op, seen, position))
         return self._grid(graph, index, moved)
 
@@ -280,9 +302,9 @@ class Pass:
         return round_real(wanted, Rounding.HALF_AWAY).astype(bias.dtype).reshape(bias.shape)
 
 
-def verdict_names(model: Model, tensors: Sequence[int]) -> list[str]:
-    """The names of tensors."""
-    return [model.main.tensors[t].name for t in tensors]
+def floors(arithmetic: Arithmetic) -> bool:
+    """Whether a device's rescale ends in a bare shift, which leaves every output half a step low on average."""
+    return arithmetic.requantizer.stages[-1].rounding is Rounding.FLOOR
 
 
 def _rescaled(params: QuantParams, scale: NDArray[np.floating[Any]]) -> QuantParams:
@@ -290,6 +312,12 @@ def _rescaled(params: QuantParams, scale: NDArray[np.floating[Any]]) -> QuantPar
     if np.array_equal(params.scale, np.float32(scale)):
         return params
     return QuantParams(params.dtype, np.float32(scale), params.zero_point, params.axis)
+
+
+def _bias_is_constant(graph: Graph, index: int) -> bool:
+    position = _bias(graph, index)
+    inputs = graph.ops[index].inputs
+    return not has_bias(graph.ops[index], position) or graph.tensors[inputs[position]].data is not None
 
 
 def _bias(graph: Graph, index: int) -> int:

@@ -108,7 +108,8 @@ def requantize(
     Args:
         model: a path, a TFLite file's bytes, or a Model.
         target: a built-in name, a path to a target file, a document or a Target.
-        calibration: images, arrays, a dataset or a callable, on which `bias` measures; one sample in five judges.
+        calibration: images, arrays, a dataset or a callable, a Calibration or a saved one's path: what the corrections
+            measure on; one sample in five only judges.
         corrections: `auto`, `none`, or names separated by commas.
         io: the interface of the result: `target`, `source` or `float`.
         pin_range: tensor name -> (minimum, maximum) in real units.
@@ -135,8 +136,8 @@ def requantize(
         aim,
         asked,
         corrections != "auto",
-        lambda c: plan_model(source, aim, wishes, c),
-        lambda p: check(apply(source, p)),
+        lambda c, thresholds: plan_model(source, aim, wishes, c, thresholds),
+        lambda model, p: check(apply(model, p)),
         progress,
     ).correct(observed)
     plan, notes = corrected.plan, tuple(n for n in (corrected.note,) if n)

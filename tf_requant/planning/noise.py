@@ -34,6 +34,8 @@ def link_weight(graph: Graph, index: int, histogram: Histogram, calibration: Cal
     counts = calibration.histograms[x]
     assert quant is not None
     values = np.arange(counts.size) + code_limits(quant.dtype)[0] - int(quant.zero_point[0])
+    # Between the second moment and the variance: a bias takes off what the mean input makes of a rounding error, and
+    # which of the two the mean over places is differs from channel to channel.
     power = float(values**2 @ counts) / float(counts.sum()) - float(values @ counts / counts.sum()) ** 2 / 2
     written = calibration.histograms.get(y)
     moving = 1.0 if written is None else 1.0 - float(written[0] + written[-1]) / float(written.sum())

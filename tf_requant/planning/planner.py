@@ -36,7 +36,11 @@ _SUBGRAPH_ATTRS = tuple(
 
 
 def plan_model(
-    model: Model, target: Target, wishes: Wishes | None = None, calibration: Calibration | None = None
+    model: Model,
+    target: Target,
+    wishes: Wishes | None = None,
+    calibration: Calibration | None = None,
+    thresholds: bool = True,
 ) -> Plan:
     """Decides everything that will be edited; the model is not touched.
 
@@ -45,6 +49,7 @@ def plan_model(
         target: the accelerator.
         wishes: the user's overrides.
         calibration: what the main graph does on data; without it, scales and gains go by what is known beforehand.
+        thresholds: whether the data's histograms choose scales; otherwise the data only weigh gains.
 
     Raises:
         UsageError: a pinned tensor does not exist.
@@ -58,7 +63,7 @@ def plan_model(
     return Plan(
         target.name,
         tuple(
-            _plan_graph(g, target, wishes, i in called, None if i else calibration) for i, g in enumerate(model.graphs)
+            _plan_graph(g, target, wishes, i in called, None if i else calibration, thresholds) for i, g in enumerate(model.graphs)
         ),
     )
 
@@ -71,14 +76,16 @@ def _called_graphs(model: Model) -> set[int]:
 
 
 def _plan_graph(
-    graph: Graph, target: Target, wishes: Wishes, called: bool, calibration: Calibration | None
+    graph: Graph, target: Target, wishes: Wishes, called: bool, calibration: Calibration | None, thresholds: bool
 ) -> GraphPlan:
     ops = place_ops(graph, target, wishes.keep)
     inputs, outputs = _interface(graph, ops, "source" if called else wishes.io)
     io_views = [*zip(graph.inputs, inputs), *zip(graph.outputs, outputs)]
     tensors = target_tensors(graph, ops, io_views)
     histograms = _histograms(graph, target, ops)
-    activations = _plan_activations(graph, target, ops, tensors, io_views, wishes, histograms, calibration)
+    activations = _plan_activations(
+        graph, target, ops, tensors, io_views, wishes, histograms, calibration, thresholds
+    )
     ops = _write_clamps(graph, target, ops, activations)
     fixed = _fixed_params(graph, target, ops)
     constants = _plan_constants(graph, target, ops, activations, histograms)
@@ -115,17 +122,19 @@ def _plan_activations(
     wishes: Wishes,
     histograms: dict[int, Histogram],
     calibration: Calibration | None,
+    thresholds: bool,
 ) -> dict[int, ActivationPlan]:
     parameters = parameter_classes(graph, ops, tensors, target)
     gains = gain_classes(graph, ops, tensors)
     user = {name: (low, high) for name, low, high in wishes.pinned}
+    counted = calibration.histograms if calibration is not None and thresholds else {}
     values: dict[int, tuple[QuantParams, ValueRange]] = {}
     ranged: set[int] = set()
     for root, members in parameters.classes().items():
         named = next((user[graph.tensors[m].name] for m in members if graph.tensors[m].name in user), None)
         if named is not None:
             ranged.add(root)
-        values[root] = _class_values(graph, members, named, {} if calibration is None else calibration.histograms)
+        values[root] = _class_values(graph, members, named, counted)
     pinned = pinned_classes(graph, ops, gains, io_views)
     for root in ranged:
         pinned.setdefault(gains.find(root), "its range is the user's")
@@ -198,9 +207,9 @@ def _class_values(
         top = max(ranges[m].high * ranges[m].scale for m in roots)
         clamp = high = max(1, round(top / values.scale))
     compared = any(is_compared(graph, m) for m in members)
-    same = [counted[m] for m in members if m in counted and quant.identical(graph.tensors[m].quant)]
+    alike = all(m in counted and quant.identical(graph.tensors[m].quant) for m in members)
     # Scores are not clipped, however rare the best of them: they decide.
-    counts = np.sum(same, axis=0) if same and named is None and not compared else None
+    counts = np.sum([counted[m] for m in members], axis=0) if alike and named is None and not compared else None
     lowest = code_limits(quant.dtype)[0] - int(quant.zero_point[0])
     edges = values.edges or rectified or compared
     return quant, ValueRange(values.scale, low, high, clamp, rectified, edges, counts, lowest)

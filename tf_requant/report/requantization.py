@@ -126,7 +126,14 @@ def build(
             if not op.on_accelerator:
                 host.append((graph.where(i), op.reason))
     ops = sum(len(g.ops) for g in result.graphs)
-    bounds = [row for i, g in enumerate(result.graphs) if result is not source for row in accumulator_bounds(i, g)]
+    left = {
+        (i, g.tensors[op.outputs[0]].name)
+        for i, (g, p) in enumerate(zip(source.graphs, plan.graphs))
+        for op, placed in zip(g.ops, p.ops)
+        if op.outputs and not placed.on_accelerator
+    }
+    found = [row for i, g in enumerate(result.graphs) if result is not source for row in accumulator_bounds(i, g)]
+    bounds = [row for row in found if (row.graph, row.name) not in left]
     return Report(
         target.name, ops, accelerated, tuple(host), corrections, warnings, tuple(rows), tuple(bounds), target.accumulator.bits
     )
