@@ -111,3 +111,9 @@ def test_a_damaged_saved_calibration_exits_2(tmp_path):
     content = tf_requant.calibrate(SAMPLE, some(calibration_path(), 3, tmp_path)).to_bytes()
     saved.write_bytes(content[: len(content) // 2])
     assert_refused(convert(tmp_path, f"--calibration={saved}"), "cannot be read")
+
+
+def test_an_output_that_cannot_be_written_is_refused_before_the_model_runs(tmp_path):
+    data = array(tmp_path, np.zeros((4, 31, 32, 3), np.uint8))  # would be refused too, later
+    done = run("calibrate", f"--model={SAMPLE}", f"--data={data}", f"--output={tmp_path / 'none' / 'c.npz'}")
+    assert_refused(done, "does not exist")

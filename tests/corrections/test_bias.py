@@ -35,7 +35,7 @@ def images(path: Path, count: int) -> NDArray[np.uint8]:
 
 def measured(result: Result) -> dict[str, str]:
     """The parts of the sentence on what was measured."""
-    (found,) = [m for m in map(MEASURED.fullmatch, result.report.warnings) if m]
+    (found,) = [m for m in map(MEASURED.fullmatch, result.report.notes) if m]
     return found.groupdict()
 
 
@@ -83,7 +83,7 @@ def test_a_same_scheme_has_no_error_to_mend() -> None:
     plain = tf_requant.requantize(model_path(), "tflite_uint8")
     mended = tf_requant.requantize(model_path(), "tflite_uint8", calibration=data)
     assert mended.model_bytes == plain.model_bytes
-    assert "every value is exact: there is nothing to correct" in mended.report.warnings
+    assert "every value is exact: there is nothing to correct" in mended.report.notes
 
 
 def test_auto_keeps_what_helps_and_says_so() -> None:
@@ -106,7 +106,7 @@ def test_a_small_net_is_corrected_or_left_alone(dtype: str) -> None:
     data = np.random.default_rng(0).integers(limits.min, limits.max + 1, (20, 8, 8, 3)).astype(dtype)
     result = tf_requant.requantize(small_net(dtype), "nna_sym8", calibration=data)
     plain = tf_requant.requantize(small_net(dtype), "nna_sym8", corrections="rounding")
-    (sentence,) = [w for w in result.report.warnings if "held back" in w]
+    (sentence,) = [w for w in result.report.notes if "held back" in w]
     assert sentence.startswith("thresholds, scale_search, gptq, error_folding, bias: ") and "on 4 samples" in sentence
     whole, _, alone = sentence.partition(". Then bias: ")
     helps = ": kept;" in whole or alone.startswith("kept;")
@@ -127,7 +127,7 @@ def test_a_correction_that_was_named_is_kept_even_where_it_does_not_help() -> No
 def test_what_no_sample_judged_is_not_said_to_have_been_measured(corrections: str) -> None:
     data = images(calibration_path(), 3)
     result = tf_requant.requantize(model_path(), "nna_sym8_pow2", corrections=corrections, calibration=data)
-    (sentence,) = [w for w in result.report.warnings if "bias:" in w]
+    (sentence,) = [w for w in result.report.notes if "bias:" in w]
     assert "kept unjudged" in sentence and "dB" not in sentence
 
 

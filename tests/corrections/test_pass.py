@@ -288,4 +288,4 @@ def test_tensor_names_that_repeat_change_nothing() -> None:
     for index, position in named.plan.graphs[0].constants:
         pair = [r.plan.graphs[0].constants[index, position].codes for r in (named, unnamed)]
         np.testing.assert_array_equal(pair[0], pair[1])
-    assert named.report.warnings == unnamed.report.warnings and content
+    assert named.report.notes == unnamed.report.notes and content

@@ -1,12 +1,10 @@
 """tf_requant calibrate."""
 
-from pathlib import Path
-
 from absl import flags as absl_flags
 
+from tf_requant.cli.output import checked_output
 from tf_requant.cli.progress import progress
 from tf_requant.cli.requantize import required
-from tf_requant.errors import UsageError
 from tf_requant.io.tflite_writer import save
 from tf_requant.pipeline.calibrate import calibrate
 
@@ -26,11 +24,7 @@ def define(values: absl_flags.FlagValues) -> None:
 def run(values: absl_flags.FlagValues) -> int:
     """Runs the verb and returns its exit code."""
     model, data, output = (required(values, name) for name in ("model", "data", "output"))
-    path = Path(output)
-    if path.suffix != ".npz":
-        raise UsageError(f"--output={output} has to end in .npz")
-    if path.exists() and not values.overwrite:
-        raise UsageError(f"--output={output} exists; pass --overwrite to replace it")
+    path = checked_output(output, ".npz", values.overwrite)
     with progress("calibrating") as step:
         found = calibrate(model, data, progress=step)
     save(path, found.to_bytes(), overwrite=True)

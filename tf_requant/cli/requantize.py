@@ -1,12 +1,12 @@
 """tf_requant requantize."""
 
 import json
-import os
 from pathlib import Path
 
 from absl import flags as absl_flags
 from absl import logging
 
+from tf_requant.cli.output import checked_output
 from tf_requant.cli.progress import progress
 from tf_requant.errors import UsageError
 from tf_requant.io.tflite_writer import save
@@ -41,9 +41,9 @@ def define(values: absl_flags.FlagValues) -> None:
 def run(values: absl_flags.FlagValues) -> int:
     """Runs the verb and returns its exit code."""
     model, target = required(values, "model"), required(values, "target")
-    output = None if values.dry_run else Path(required(values, "output"))
-    if output is not None:
-        _check_output(output, Path(model), values.overwrite)
+    output = None
+    if not values.dry_run:
+        output = checked_output(required(values, "output"), ".tflite", values.overwrite, model)
     with progress("requantizing", "step") as step:
         result = requantize(
             model,
@@ -84,21 +84,6 @@ def required(values: absl_flags.FlagValues, name: str) -> str:
     if not value:
         raise UsageError(f"--{name} is required; see --help")
     return str(value)
-
-
-def _check_output(output: Path, model: Path, overwrite: bool) -> None:
-    if output.suffix != ".tflite":
-        raise UsageError(f"--output={output} has to end in .tflite")
-    if output.exists() and model.exists() and os.path.samefile(output, model):
-        raise UsageError(f"--output={output} is the source model itself; choose another file")
-    if output.is_dir():
-        raise UsageError(f"--output={output} is a folder; name a file")
-    if output.exists() and not overwrite:
-        raise UsageError(f"--output={output} exists; pass --overwrite to replace it")
-    if not output.parent.is_dir():
-        raise UsageError(f"--output={output}: the folder {output.parent} does not exist")
-    if not os.access(output.parent, os.W_OK):
-        raise UsageError(f"--output={output}: the folder {output.parent} cannot be written")
 
 
 def _pins(pins: list[str]) -> dict[str, tuple[float, float]]:

@@ -2,16 +2,15 @@
 
 import io
 import zipfile
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from absl import flags as absl_flags
 from numpy.typing import NDArray
 
+from tf_requant.cli.output import checked_output
 from tf_requant.cli.progress import progress
 from tf_requant.cli.requantize import required
-from tf_requant.errors import UsageError
 from tf_requant.io.tflite_writer import save
 from tf_requant.pipeline.inputs import input_codes
 from tf_requant.pipeline.simulate import Simulation
@@ -42,11 +41,7 @@ def define(values: absl_flags.FlagValues) -> None:
 def run(values: absl_flags.FlagValues) -> int:
     """Runs the verb and returns its exit code."""
     model, source, output = (required(values, name) for name in ("model", "input", "output"))
-    path = Path(output)
-    if path.suffix != ".npz":
-        raise UsageError(f"--output={output}: expected a name that ends in .npz")
-    if path.exists() and not values.overwrite:
-        raise UsageError(f"--output={output} exists; pass --overwrite to replace it")
+    path = checked_output(output, ".npz", values.overwrite)
     with Simulation(model, values.arithmetic, strict=values.strict, observe=values.observe) as simulation:
         codes = input_codes(simulation.model, source)
         with progress("simulating") as step:

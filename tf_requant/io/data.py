@@ -5,7 +5,6 @@ int8, so the real value is `s_src * (code - z_src)`; a float input takes `(p - m
 holds pixels, an array in the input's own dtype holds its codes, a float array holds real values.
 """
 
-import hashlib
 import io
 import os
 import re
@@ -73,13 +72,6 @@ class Samples:
         types = {spec.name: spec.dtype for spec in self.inputs}
         for batch in self.batches(size):
             yield {name: source_codes(value, types[name], self.input_stats) for name, value in batch.items()}
-
-    def digest(self) -> set[str]:
-        """Hash every sample's codes with SHA-256, so that two sets of samples can be proved disjoint."""
-        return {
-            hashlib.sha256(b"".join(batch[spec.name].tobytes() for spec in self.inputs)).hexdigest()
-            for batch in self.codes(1)
-        }
 
 
 def load_samples(source: Any, inputs: Sequence[InputSpec], input_stats: _Stats = _DEFAULT_STATS) -> Samples:

@@ -176,7 +176,8 @@ class Pass:
         constant = self.plan.constants[origin, position]
         if "bias" in self.methods:
             codes = self._new_bias(graph, ours, theirs, index, origin, judges)
-            constant = constant.with_(codes=codes, reason=f"{constant.reason}; the layer's mean error is taken off")
+            wide = "" if self.methods == {"bias"} or self._fits(graph, index) else " (too wide for its filter to be mended)"
+            constant = constant.with_(codes=codes, reason=f"{constant.reason}; the layer's mean error is taken off{wide}")
         elif found:
             codes = self._grid(graph, index, bias_codes(graph, graph.ops[index], position))
             constant = constant.with_(codes=codes)

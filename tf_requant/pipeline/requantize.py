@@ -143,8 +143,8 @@ def requantize(
     plan, notes = corrected.plan, tuple(n for n in (corrected.note,) if n)
     digests = observed.digests if observed is not None and corrected.learned else ()
     result = source if dry_run else check(_with_record(apply(source, plan), source, plan, digests))
-    warnings = (*source.warnings, *unproven, *notes)
-    return Result(result, plan, build(source, result, plan, aim, corrected.applied, warnings), size)
+    warnings = (*source.warnings, *unproven)
+    return Result(result, plan, build(source, result, plan, aim, corrected.applied, warnings, notes), size)
 
 
 def prove(result: Result, source: ModelSource) -> str:

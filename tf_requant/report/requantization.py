@@ -53,6 +53,7 @@ class Report:
         host_ops: (where, reason) of each op that stays on the host.
         corrections: the corrections that were applied.
         warnings: what was repaired, left out or ignored.
+        notes: what was measured, and what followed from it.
         tensors: every decision.
         accumulators: how large the sums of each layer of the result can become; empty for a dry run.
         accumulator_bits: the target's register.
@@ -67,6 +68,7 @@ class Report:
     corrections: tuple[str, ...]
     warnings: tuple[str, ...]
     tensors: tuple[TensorRow, ...]
+    notes: tuple[str, ...] = ()
     accumulators: tuple[AccumulatorRow, ...] = ()
     accumulator_bits: int = 32
     source_bytes: int = 0
@@ -99,6 +101,7 @@ class Report:
                 + ("" if widest.bits <= self.accumulator_bits else ": a worst-case input overflows it")
             )
         lines += [f"host: {where}: {reason}" for where, reason in self.host_ops]
+        lines += [f"note: {n}" for n in self.notes]
         lines += [f"warning: {w}" for w in self.warnings]
         return "\n".join(lines)
 
@@ -113,7 +116,13 @@ class Report:
 
 
 def build(
-    source: Model, result: Model, plan: Plan, target: Target, corrections: tuple[str, ...], warnings: tuple[str, ...]
+    source: Model,
+    result: Model,
+    plan: Plan,
+    target: Target,
+    corrections: tuple[str, ...],
+    warnings: tuple[str, ...],
+    notes: tuple[str, ...] = (),
 ) -> Report:
     """Collects the report of a plan that was (or, in a dry run, would be) applied."""
     rows: list[TensorRow] = []
@@ -135,7 +144,16 @@ def build(
     found = [row for i, g in enumerate(result.graphs) if result is not source for row in accumulator_bounds(i, g)]
     bounds = [row for row in found if (row.graph, row.name) not in left]
     return Report(
-        target.name, ops, accelerated, tuple(host), corrections, warnings, tuple(rows), tuple(bounds), target.accumulator.bits
+        target.name,
+        ops,
+        accelerated,
+        tuple(host),
+        corrections,
+        warnings,
+        tuple(rows),
+        notes,
+        tuple(bounds),
+        target.accumulator.bits,
     )
 
 
