@@ -2,6 +2,7 @@
 
 from absl import flags as absl_flags
 
+from tf_requant.cli.graph_flags import define_graph_flags, graph_options
 from tf_requant.cli.output import checked_output
 from tf_requant.cli.progress import progress
 from tf_requant.cli.requantize import required
@@ -15,10 +16,11 @@ EXAMPLE = "tf_requant calibrate --model=model.tflite --data=images/ --output=mod
 def define(values: absl_flags.FlagValues) -> None:
     """Declares the verb's flags."""
     text = absl_flags.DEFINE_string
-    text("model", None, "The source: a quantized .tflite file.", flag_values=values)
+    text("model", None, "The source: a quantized .tflite file or TF1 graph.", flag_values=values)
     text("data", None, "A folder of images, .npy, .npz or TFRecord; the first 200 samples count.", flag_values=values)
     text("output", None, "The .npz file to write; requantize takes it as --calibration.", flag_values=values)
     absl_flags.DEFINE_boolean("overwrite", False, "Replace an existing output file.", flag_values=values)
+    define_graph_flags(values)
 
 
 def run(values: absl_flags.FlagValues) -> int:
@@ -26,7 +28,7 @@ def run(values: absl_flags.FlagValues) -> int:
     model, data, output = (required(values, name) for name in ("model", "data", "output"))
     path = checked_output(output, ".npz", values.overwrite)
     with progress("calibrating") as step:
-        found = calibrate(model, data, progress=step)
+        found = calibrate(model, data, options=graph_options(values), progress=step)
     save(path, found.to_bytes(), overwrite=True)
     print(f"{len(found)} samples, {len(found.histograms)} tensors counted, {len(found.noise)} with noise measured")
     print(f"wrote {output} ({path.stat().st_size} bytes)")

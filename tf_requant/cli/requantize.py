@@ -6,9 +6,11 @@ from pathlib import Path
 from absl import flags as absl_flags
 from absl import logging
 
+from tf_requant.cli.graph_flags import MODEL_HELP, define_graph_flags, graph_options
 from tf_requant.cli.output import checked_output
 from tf_requant.cli.progress import progress
 from tf_requant.errors import UsageError
+from tf_requant.io.tf1 import GRAPH_SUFFIX, is_graph
 from tf_requant.io.tflite_writer import save
 from tf_requant.pipeline.requantize import prove, requantize
 
@@ -19,9 +21,10 @@ EXAMPLE = "tf_requant requantize --model=model.tflite --target=nna_sym8_pow2 --o
 def define(values: absl_flags.FlagValues) -> None:
     """Declares the verb's flags."""
     text, listed, switch = absl_flags.DEFINE_string, absl_flags.DEFINE_multi_string, absl_flags.DEFINE_boolean
-    text("model", None, "The source: a quantized .tflite file.", flag_values=values)
+    text("model", None, MODEL_HELP, flag_values=values)
     text("target", None, "A built-in target's name (tf_requant targets) or a target .json file.", flag_values=values)
-    text("output", None, "The .tflite file to write.", flag_values=values)
+    written = "The .tflite file to write; for a TF1 graph also .pb: the graph, its ranges re-expressed."
+    text("output", None, written, flag_values=values)
     data = "A folder of images, .npy, .npz or TFRecord, whose first 200 samples count; or what `calibrate` saved."
     text("calibration", None, data, flag_values=values)
     text("corrections", "auto", "auto, none, or names separated by commas.", flag_values=values)
@@ -36,14 +39,18 @@ def define(values: absl_flags.FlagValues) -> None:
     switch("dry_run", False, "Print the plan with a reason per tensor; write nothing.", flag_values=values)
     text("report", None, "A folder for report.json.", flag_values=values)
     switch("overwrite", False, "Replace an existing output file.", flag_values=values)
+    define_graph_flags(values)
+    behind = "TF1 graph: what filters are rounded from: the codes it computes with, or the floats that training left behind them."
+    absl_flags.DEFINE_enum("weights", "codes", ["codes", "trained"], behind, flag_values=values)
 
 
 def run(values: absl_flags.FlagValues) -> int:
     """Runs the verb and returns its exit code."""
     model, target = required(values, "model"), required(values, "target")
-    output = None
+    output, options = None, graph_options(values)
     if not values.dry_run:
-        output = checked_output(required(values, "output"), ".tflite", values.overwrite, model)
+        suffix = GRAPH_SUFFIX if is_graph(Path(model)) and str(values.output).endswith(GRAPH_SUFFIX) else ".tflite"
+        output = checked_output(required(values, "output"), suffix, values.overwrite, model)
     with progress("requantizing", "step") as step:
         result = requantize(
             model,
@@ -54,6 +61,10 @@ def run(values: absl_flags.FlagValues) -> int:
             pin_range=_pins(values.pin_range),
             keep=values.keep,
             dry_run=values.dry_run,
+            inputs=options.inputs,
+            outputs=options.outputs,
+            input_stats=options.input_stats,
+            weights=values.weights,
             progress=step,
         )
     report = result.report
@@ -63,14 +74,15 @@ def run(values: absl_flags.FlagValues) -> int:
         return 0
     assert output is not None
     logging.info("running the result once in the interpreter")
-    warning = prove(result, model)
+    warning = prove(result)
     if values.report:
         _save_report(Path(values.report), report.to_dict())
-    save(output, result.model_bytes, overwrite=True)
+    content = result.graph_bytes if output.suffix == GRAPH_SUFFIX else result.model_bytes
+    save(output, content, overwrite=True)
     print(report)
     if warning:
         print(f"warning: {warning}")
-    print(f"wrote {output} ({report.result_bytes} bytes, from {report.source_bytes})")
+    print(f"wrote {output} ({len(content)} bytes, from {report.source_bytes})")
     return 0
 
 

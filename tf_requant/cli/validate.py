@@ -6,6 +6,7 @@ from pathlib import Path
 
 from absl import flags as absl_flags
 
+from tf_requant.cli.graph_flags import define_graph_flags, graph_options
 from tf_requant.cli.progress import progress
 from tf_requant.cli.requantize import required
 from tf_requant.io.tflite_writer import save
@@ -18,7 +19,7 @@ EXAMPLE = "tf_requant validate --model=model_nna.tflite --reference=model.tflite
 def define(values: absl_flags.FlagValues) -> None:
     """Declares the verb's flags."""
     text, number = absl_flags.DEFINE_string, absl_flags.DEFINE_float
-    text("model", None, "The candidate, a .tflite file.", flag_values=values)
+    text("model", None, "The candidate, a .tflite file or TF1 graph.", flag_values=values)
     text("reference", None, "The source that it came from.", flag_values=values)
     text("data", None, "A folder of images, .npy, .npz or TFRecord.", flag_values=values)
     text("target", None, "A built-in target's name or a target .json file that the candidate has to obey.", flag_values=values)
@@ -29,6 +30,7 @@ def define(values: absl_flags.FlagValues) -> None:
     layer = "The largest error of any layer, in dB relative to its signal (-20: SQNR 20 dB)."
     number("max_layer_error", None, layer, flag_values=values)
     text("json", None, "A file for the whole result.", flag_values=values)
+    define_graph_flags(values)
 
 
 def run(values: absl_flags.FlagValues) -> int:
@@ -44,6 +46,7 @@ def run(values: absl_flags.FlagValues) -> int:
             min_agreement=values.min_agreement,
             max_top1_drop=values.max_top1_drop,
             max_layer_error=values.max_layer_error,
+            options=graph_options(values),
             progress=step,
         )
     if values.json:

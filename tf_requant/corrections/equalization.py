@@ -153,7 +153,7 @@ def wanted_codes(graph: Graph, index: int, constant: ConstantPlan) -> NDArray[np
     assert weights.data is not None and weights.quant is not None and row is not None
     shape = [1] * len(weights.shape)
     shape[row.channel_axis] = -1
-    values = (weights.data - weights.quant.along(len(weights.shape))[1]) * np.reshape(np.atleast_1d(constant.step), shape)
+    values = weights.steps() * np.reshape(np.atleast_1d(constant.step), shape)
     result = grouped(op, np.asarray(values, np.float64), input_channels(graph, op))
     if constant.input_gains is not None:
         result = result / per_input(graph, op, constant.input_gains)

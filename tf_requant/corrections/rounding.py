@@ -47,9 +47,8 @@ def filter_codes(tensor: Tensor, plan: ConstantPlan, axis: int) -> NDArray[np.in
         axis: its output-channel dimension.
     """
     assert tensor.data is not None and tensor.quant is not None
-    channels = np.moveaxis(tensor.data, axis, 0)
+    channels = np.moveaxis(tensor.steps(), axis, 0)
     values = channels.reshape(channels.shape[0], -1).astype(np.float32)
-    values -= tensor.quant.zero_point.astype(np.float32)[:, None]
     wanted = values * np.atleast_1d(plan.step).astype(np.float32)[:, None]
     low, high = plan.limits or code_limits(plan.params.dtype)
     zero_point = int(plan.params.zero_point[0])

@@ -25,6 +25,8 @@ class Tensor:
         data: the constant's elements with that shape, read-only, or None for an activation. A sub-byte or
             sparse constant holds its raw bytes (uint8).
         is_variable: whether it keeps its value from one run to the next.
+        trained: of a filter, the floats that its codes were rounded from, float32 of its shape in steps of its scale from
+            its zero point; None where only the codes are known.
         opaque: what the file stores beside these, for the writer.
     """
 
@@ -35,6 +37,7 @@ class Tensor:
     data: NDArray[Any] | None = None
     is_variable: bool = False
     opaque: Any = None
+    trained: NDArray[np.float32] | None = None
 
     @property
     def is_constant(self) -> bool:
@@ -55,6 +58,13 @@ class Tensor:
     def size(self) -> int:
         """The number of elements."""
         return int(np.prod(self.shape, dtype=np.int64))
+
+    def steps(self) -> NDArray[Any]:
+        """What a constant stands for, in steps of its scale: the trained floats where they are known, else its codes."""
+        assert self.data is not None
+        if self.trained is not None:
+            return self.trained
+        return self.data if self.quant is None else self.data - self.quant.along(len(self.shape))[1]
 
     def with_(self, **changes: Any) -> "Tensor":
         """A copy with some attributes changed."""

@@ -14,13 +14,14 @@ from tf_requant.calibration.layers import has_filter
 from tf_requant.calibration.sensitivity import disturbed
 from tf_requant.calibration.statistics import KEY, Calibration, count_codes, larger
 from tf_requant.errors import CalibrationError, UsageError
-from tf_requant.io import tflite, tflite_writer
+from tf_requant.io import tflite_writer
 from tf_requant.io.data import load_samples
+from tf_requant.io.tf1 import GraphOptions
 from tf_requant.model.graph import Graph, Model
-from tf_requant.model.verify import check
 from tf_requant.pipeline.host import Host
 from tf_requant.pipeline.inputs import input_specs
 from tf_requant.pipeline.lanes import scores
+from tf_requant.pipeline.source import NO_OPTIONS, ModelSource, load_source
 from tf_requant.simulator.profiles import TFLITE_REF
 from tf_requant.simulator.simulator import Run, Simulator
 
@@ -45,22 +46,28 @@ def fingerprint(model: Model) -> str:
 
 
 def calibrate(
-    model: str | os.PathLike[str] | bytes | Model, data: Any, *, noise: bool = True, progress: Progress | None = None
+    model: ModelSource,
+    data: Any,
+    *,
+    noise: bool = True,
+    options: GraphOptions = NO_OPTIONS,
+    progress: Progress | None = None,
 ) -> Calibration:
     """Collects exact statistics of a source model in one pass.
 
     Args:
-        model: the source: a path, a TFLite file's bytes, or a verified Model.
+        model: the source: a path (of a TF1 graph too), a TFLite file's bytes, or a verified Model.
         data: what `load_samples` takes, or a `Calibration`, or the path of a saved one; the first 200 samples count,
             fewer where the model's tensors are so large that they would not fit in memory.
         noise: whether to measure how noise on each tensor reaches the scores.
+        options: what a TF1 graph does not say of itself.
         progress: called with (steps done, steps in all).
 
     Raises:
         CalibrationError: the data cannot be read, does not fit the model, or is another model's saved calibration.
     """
     if not isinstance(model, Model):
-        model = check(tflite.read(model if isinstance(model, bytes) else Path(model)))
+        model = load_source(model, options).model
     saved = data if isinstance(data, Calibration) else _saved(data)
     if saved is not None:
         if saved.model != fingerprint(model):

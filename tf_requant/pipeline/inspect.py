@@ -3,8 +3,10 @@
 from dataclasses import dataclass
 from typing import Any
 
+from tf_requant.io.tf1 import GraphOptions
 from tf_requant.model.graph import Model
-from tf_requant.pipeline.requantize import ModelSource, TargetSource, load_model
+from tf_requant.pipeline.requantize import TargetSource
+from tf_requant.pipeline.source import NO_OPTIONS, ModelSource, load_source
 from tf_requant.plan import Plan
 from tf_requant.planning.planner import plan_model
 from tf_requant.targets import load_target
@@ -86,11 +88,13 @@ class Inspection:
         return f"{tensor.name} {kind}{list(tensor.shape)}{scheme}"
 
 
-def inspect(model: ModelSource, target: TargetSource | None = None) -> Inspection:
+def inspect(
+    model: ModelSource, target: TargetSource | None = None, *, options: GraphOptions = NO_OPTIONS
+) -> Inspection:
     """Reads a model and, for a target, plans it without editing anything.
 
     Raises:
         RequantError: the model or the target cannot be used.
     """
-    loaded, _ = load_model(model)
+    loaded = load_source(model, options).model
     return Inspection(loaded, None if target is None else plan_model(loaded, load_target(target)))

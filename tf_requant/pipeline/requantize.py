@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -11,13 +11,16 @@ from typing import Any
 import numpy as np
 
 from tf_requant.corrections import chosen
-from tf_requant.errors import InterpreterError, ModelFormatError, UnsupportedModelError, UsageError
-from tf_requant.io import tflite, tflite_writer
+from tf_requant.errors import InterpreterError, ModelFormatError, UsageError
+from tf_requant.io import tflite_writer
+from tf_requant.io.tf1 import GRAPH_SUFFIX, GraphOptions
 from tf_requant.model.graph import Model
 from tf_requant.model.ops import info
 from tf_requant.model.verify import check, refuse_unsupported
 from tf_requant.pipeline.calibrate import calibrate
 from tf_requant.pipeline.correct import Corrector
+from tf_requant.pipeline.graphs import graph_edits
+from tf_requant.pipeline.source import ModelSource, Source, Weights, load_source
 from tf_requant.plan import Plan
 from tf_requant.planning.planner import plan_model
 from tf_requant.planning.wishes import Interface, Wishes
@@ -31,7 +34,6 @@ METADATA = "tf_requant"
 """The metadata entry that tells the folded gains (new real value = gain * the source's) and hashes of the calibration
 samples that shaped the result."""
 
-ModelSource = str | os.PathLike[str] | bytes | Model
 TargetSource = str | os.PathLike[str] | Mapping[str, Any] | Target
 
 
@@ -48,7 +50,8 @@ class Result:
     model: Model
     plan: Plan
     source_report: Report
-    source_bytes: int = 0
+    source: Source
+    target: Target
 
     @cached_property
     def model_bytes(self) -> bytes:
@@ -58,37 +61,33 @@ class Result:
     @property
     def report(self) -> Report:
         """What was done and why: printable, and `to_dict()` for machines."""
-        return replace(self.source_report, source_bytes=self.source_bytes, result_bytes=len(self.model_bytes))
+        return replace(self.source_report, source_bytes=self.source.size, result_bytes=len(self.model_bytes))
+
+    @cached_property
+    def graph_bytes(self) -> bytes:
+        """The frozen GraphDef that the source was converted from, its FakeQuant ranges on the target's grid.
+
+        Every filter's range moves, activations' ranges move, and the input and pools, which TFLite rounds too, get a
+        FakeQuant node. Filters keep their trained floats (times the gains) wherever those round to the planned code, so
+        that training can go on from there; folded batch norms become constants.
+
+        Raises:
+            UsageError: the source was no TF1 graph.
+            UnsupportedModelError: FakeQuant nodes cannot say what the target makes of it.
+        """
+        held = self.source.graph
+        if held is None:
+            raise UsageError("the source is a TFLite model: only a TF1 graph can be written back as one")
+        return held.edited(graph_edits(self.source.model, self.plan, self.target, held.survey))
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = True) -> None:
-        """Writes the TFLite file atomically.
+        """Writes the TFLite file atomically; for a name in .pb, the TF1 graph.
 
         Raises:
             UsageError: the folder cannot be written, or the file exists and `overwrite` is false.
         """
-        tflite_writer.save(Path(path), self.model_bytes, overwrite=overwrite)
-
-
-def load_model(source: ModelSource) -> tuple[Model, int]:
-    """A verified model from a path, bytes or a Model, and the size of its file in bytes (0 for a Model).
-
-    Raises:
-        ModelFormatError: no TFLite file, or one that no interpreter could run.
-    """
-    if isinstance(source, Model):
-        return check(source), 0
-    data = bytes(source) if isinstance(source, (bytes, bytearray, memoryview)) else None
-    if data is None:
-        if not isinstance(source, (str, os.PathLike)):
-            raise UsageError(f"a model is a path, bytes or a tf_requant.Model, got {type(source).__name__}")
-        path = Path(source)
-        if path.is_dir() or path.suffix in (".pb", ".pbtxt", ".meta"):
-            raise UnsupportedModelError(
-                f"{path}: this version reads .tflite files; convert a TF1 graph with the TFLite converter "
-                "(inference_type=uint8 and quantized_input_stats) first"
-            )
-        return check(tflite.read(path)), path.stat().st_size
-    return check(tflite.read(data)), len(data)
+        content = self.graph_bytes if Path(path).suffix == GRAPH_SUFFIX else self.model_bytes
+        tflite_writer.save(Path(path), content, overwrite=overwrite)
 
 
 def requantize(
@@ -101,12 +100,17 @@ def requantize(
     pin_range: Mapping[str, tuple[float, float]] | None = None,
     keep: str | Iterable[str] = (),
     dry_run: bool = False,
+    inputs: Sequence[str] = (),
+    outputs: Sequence[str] = (),
+    input_stats: tuple[float, float] | None = None,
+    weights: Weights = "codes",
     progress: Callable[[int, int], None] | None = None,
 ) -> Result:
     """Re-expresses an already quantized model for a target.
 
     Args:
-        model: a path, a TFLite file's bytes, or a Model.
+        model: a path (a .tflite file, or a TF1 graph trained for quantization: a frozen GraphDef's .pb, a SavedModel's
+            folder, a checkpoint's .meta), a TFLite file's bytes, or a Model.
         target: a built-in name, a path to a target file, a document or a Target.
         calibration: images, arrays, a dataset or a callable, a Calibration or a saved one's path: what the corrections
             measure on; one sample in five only judges.
@@ -115,6 +119,10 @@ def requantize(
         pin_range: tensor name -> (minimum, maximum) in real units.
         keep: regular expressions of ops (code or output tensor name) that stay at the source's precision.
         dry_run: decide everything, edit nothing: the result carries the source's own model.
+        inputs: of a TF1 graph, the nodes to feed, NAME or NAME:1x224x224x3; found where none is named.
+        outputs: of a TF1 graph, the nodes to fetch; found likewise.
+        input_stats: of a TF1 graph, (mean, deviation): real value = (pixel - mean) / deviation.
+        weights: of a TF1 graph, `trained` to round filters from the floats that training left behind the codes.
         progress: called with (steps done, steps in all) of each part of the work.
 
     Raises:
@@ -124,7 +132,8 @@ def requantize(
     aim = load_target(target)
     pinned = tuple((name, *bounds) for name, bounds in (pin_range or {}).items())
     wishes = Wishes(io, pinned, (keep,) if isinstance(keep, str) else tuple(keep))
-    source, size = load_model(model)
+    loaded = load_source(model, GraphOptions(tuple(inputs), tuple(outputs), input_stats), weights)
+    source = loaded.model
     refuse_unsupported(source)
     unproven = _run_where_rules_end(source)
     observed = None
@@ -144,15 +153,14 @@ def requantize(
     digests = observed.digests if observed is not None and corrected.learned else ()
     result = source if dry_run else check(_with_record(apply(source, plan), source, plan, digests))
     warnings = (*source.warnings, *unproven)
-    return Result(result, plan, build(source, result, plan, aim, corrected.applied, warnings, notes), size)
+    return Result(result, plan, build(source, result, plan, aim, corrected.applied, warnings, notes), loaded, aim)
 
 
-def prove(result: Result, source: ModelSource) -> str:
+def prove(result: Result) -> str:
     """Runs the re-expressed model in the default interpreter, in a process of its own.
 
     Args:
-        result: the re-expressed model.
-        source: where it came from: what the interpreter cannot run to begin with proves nothing.
+        result: the re-expressed model; what the interpreter cannot run of its source to begin with proves nothing.
 
     Returns:
         A warning where no proof is possible (a custom op without a kernel here), else an empty string.
@@ -165,8 +173,7 @@ def prove(result: Result, source: ModelSource) -> str:
     except InterpreterError as error:
         custom = sorted({op.name for g in result.model.graphs for op in g.ops if op.code == "CUSTOM"})
         try:
-            original = source if isinstance(source, bytes) else Path(source).read_bytes()  # type: ignore[arg-type]
-            prove_runs(original, ("litert",))
+            prove_runs(result.source.tflite(), ("litert",))
         except InterpreterError as own:
             if custom:
                 return f"the result could not be run: this interpreter has no kernel for the custom op {', '.join(custom)}"

@@ -12,7 +12,8 @@ from tf_requant.model.graph import Graph, Model
 from tf_requant.model.verify import check
 from tf_requant.numerics.arithmetic import Arithmetic
 from tf_requant.pipeline.host import Host
-from tf_requant.pipeline.requantize import ModelSource, Result, TargetSource, load_model
+from tf_requant.pipeline.requantize import Result, TargetSource
+from tf_requant.pipeline.source import ModelSource, load_source
 from tf_requant.simulator.engine import Engine
 from tf_requant.simulator.observe import Observation
 from tf_requant.simulator.profiles import PROFILES
@@ -226,7 +227,7 @@ def checked_model(source: ModelSource | Result) -> Model:
     Raises:
         RequantError: it cannot be read, or breaks a rule of TFLite's.
     """
-    return check(source.model if isinstance(source, Result) else load_model(source)[0])
+    return check(source.model if isinstance(source, Result) else load_source(source).model)
 
 
 def tensor_names(graph: Graph) -> tuple[str, ...]:

@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 
 from tf_requant.calibration.statistics import digest
 from tf_requant.errors import CalibrationError, UsageError
-from tf_requant.io import tflite, tflite_writer
 from tf_requant.io.data import Samples, load_samples
+from tf_requant.io.tf1 import GraphOptions, is_graph
 from tf_requant.model.graph import Model
-from tf_requant.model.verify import check
 from tf_requant.pipeline.inputs import input_specs
 from tf_requant.pipeline.requantize import METADATA, TargetSource
 from tf_requant.pipeline.runners import EXACT, exactness_of, interpreted, layer_table, simulated
+from tf_requant.pipeline.source import NO_OPTIONS, load_source
 from tf_requant.runtime import BACKENDS
 from tf_requant.simulator.profiles import TFLITE_REF
 from tf_requant.targets import load_target
@@ -129,12 +129,13 @@ def validate(
     min_agreement: float | None = None,
     max_top1_drop: float | None = None,
     max_layer_error: float | None = None,
+    options: GraphOptions = NO_OPTIONS,
     progress: Callable[[int, int], None] | None = None,
 ) -> Check:
     """Compares a candidate with the model that it came from.
 
     Args:
-        model: the candidate, a path or bytes.
+        model: the candidate, a path (of a TF1 graph too) or bytes.
         reference: its source.
         data: a folder, file, array, dataset or callable; see `interface.md` on what a pixel means.
         labels: the right class of each sample, where the data carries none.
@@ -147,13 +148,15 @@ def validate(
         min_agreement: the least share of equal top-1 answers, 0 to 1.
         max_top1_drop: the largest loss of top-1, in points (percent).
         max_layer_error: the least SQNR in dB that any layer may have, as a negative number of dB of error.
+        options: what a TF1 graph among the two does not say of itself.
         progress: called with (samples done, samples in all).
 
     Raises:
         RequantError: a model, the data or an argument cannot be used, or an interpreter failed.
     """
     _check_backends(against)
-    (candidate_bytes, candidate), (reference_bytes, source) = _read(model), _read(reference)
+    loaded, original = (load_source(m, options if _is_graph(m) else NO_OPTIONS) for m in (model, reference))
+    (candidate_bytes, candidate), (reference_bytes, source) = ((s.tflite(), s.model) for s in (loaded, original))
     samples = load_samples(data, input_specs(source))
     _refuse_overlap(candidate, samples)
     truth = samples.labels if labels is None else np.asarray(labels)
@@ -209,12 +212,8 @@ def _check_backends(against: Sequence[str]) -> None:
             raise UsageError(f"against names {name!r}; known are: {', '.join((*BACKENDS, SIMULATOR))}")
 
 
-def _read(source: str | os.PathLike[str] | bytes) -> tuple[bytes, Model]:
-    """A model and its file, repaired where checking had to: an interpreter would refuse the original."""
-    model = check(tflite.read(source if isinstance(source, bytes) else Path(source)))
-    if model.warnings:
-        return tflite_writer.write(model), model
-    return source if isinstance(source, bytes) else Path(source).read_bytes(), model
+def _is_graph(source: str | os.PathLike[str] | bytes) -> bool:
+    return isinstance(source, str | os.PathLike) and is_graph(Path(source))
 
 
 def _progress(progress: Callable[[int, int], None], n: int, size: int, backends: int) -> Callable[[int], None]:

@@ -38,6 +38,8 @@ def zeros(name: str, shape: tuple[int, ...], plan: ConstantPlan) -> Tensor:
 def _codes(tensor: Tensor, plan: ConstantPlan, axis: int) -> NDArray[np.integer]:
     assert tensor.data is not None
     step = np.atleast_1d(np.asarray(plan.step, np.float64))
+    if tensor.trained is not None and not (step == 1).all():
+        return _from_floats(tensor.trained, plan, step, axis)
     shared = step.size == 1 and (tensor.quant is None or tensor.quant.zero_point.size == 1 or not tensor.quant.zero_point.any())
     if shared:
         return _shared_step(tensor, plan, float(step[0]))
@@ -45,6 +47,19 @@ def _codes(tensor: Tensor, plan: ConstantPlan, axis: int) -> NDArray[np.integer]
     result = _shared_step(tensor, plan, 1.0) if (step == 1).any() else np.empty(tensor.data.shape, plan.params.dtype)
     _redo_channels(result, tensor, plan, step, axis)
     return result
+
+
+def _from_floats(
+    values: NDArray[np.float32], plan: ConstantPlan, step: NDArray[np.float64], axis: int
+) -> NDArray[np.integer]:
+    """The codes nearest to trained floats."""
+    low, high = _limits(plan)
+    new = int(plan.params.zero_point[0])
+    shape = [1] * values.ndim
+    shape[axis] = step.size
+    wanted = values * step.reshape(shape)
+    round_half_even(wanted, out=wanted)
+    return (np.clip(wanted, low - new, high - new) + new).astype(plan.params.dtype)
 
 
 def _shared_step(tensor: Tensor, plan: ConstantPlan, step: float) -> NDArray[np.integer]:

@@ -1,0 +1,87 @@
+"""What runs in a process of its own: `python -m tf_requant.io.tf1.worker FOLDER`.
+
+TensorFlow takes seconds to import, gigabytes of disk and, where its converter meets a graph it did not expect, the whole
+process with it. The folder holds `request.json`; the answer is `reply.json` and the files that it names.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tf_requant import errors
+from tf_requant.errors import RequantError
+
+
+def read(folder: Path, request: dict[str, Any]) -> dict[str, Any]:
+    """A graph file -> a TFLite file, the canonical frozen graph, and what is in it."""
+    from tf_requant.io.tf1.audit import check_graph
+    from tf_requant.io.tf1.convert import convert
+    from tf_requant.io.tf1.freeze import canonical, find_interface, open_source
+    from tf_requant.io.tf1.nodes import Nodes, input_range
+    from tf_requant.io.tf1.survey import survey
+
+    source = open_source(Path(request["path"]))
+    nodes = Nodes(source.graph)
+    shapes = {name: tuple(shape) for name, shape in request["shapes"].items()}
+    found = find_interface(source, nodes, request["inputs"], request["outputs"])
+    check_graph(nodes, found.inputs, found.outputs)
+    frozen = source.frozen()
+    graph = canonical(frozen, found.inputs, found.outputs, shapes)
+    stats = request["input_stats"]
+    unknown = [n for n in found.inputs if input_range(Nodes(graph), n) is None]
+    warnings = list(found.warnings)
+    if stats is None:
+        stats = (127.5, 127.5)
+        if unknown:
+            warnings.append(
+                f"the graph does not say what a pixel means to {', '.join(unknown)}: (pixel - 127.5) / 127.5 was taken, "
+                "as for inputs from -1 to 1; --input_stats=MEAN:STD says otherwise"
+            )
+    held = survey(graph, found.inputs, tuple(stats))
+    model = convert(graph, found.inputs, found.outputs, held.ranges, tuple(stats))
+    (folder / "model.tflite").write_bytes(model)
+    whole = canonical(frozen, found.inputs, [*found.outputs, *found.views], shapes) if found.views else graph
+    (folder / "graph.pb").write_bytes(whole.SerializeToString(deterministic=True))
+    np.savez(folder / "survey.npz", **held.arrays())
+    keep = [*found.outputs, *found.views]
+    return {"inputs": found.inputs, "keep": keep, "warnings": warnings, "survey": held.to_json(), "kind": source.kind}
+
+
+def write(folder: Path, request: dict[str, Any]) -> dict[str, Any]:
+    """A canonical graph and edits -> the edited graph."""
+    from tensorflow.compat import v1
+
+    from tf_requant.io.tf1.edit import Edit, edited
+
+    graph = v1.GraphDef()
+    graph.ParseFromString((folder / "graph.pb").read_bytes())
+    with np.load(folder / "edits.npz") as arrays:
+        held = dict(arrays)
+    edits = [Edit.from_json(i, document, held) for i, document in enumerate(request["edits"])]
+    made = edited(graph, edits, request["keep"])
+    (folder / "edited.pb").write_bytes(made.SerializeToString(deterministic=True))
+    return {}
+
+
+def main(folder: Path) -> None:
+    """Answers one request."""
+    request = json.loads((folder / "request.json").read_text())
+    try:
+        try:
+            import tensorflow  # noqa: F401
+        except ImportError as error:
+            raise errors.UsageError(
+                f"reading a TF1 graph takes TensorFlow, which cannot be imported here ({error}); "
+                "install it with: pip install 'tf_requant[tensorflow]'"
+            ) from error
+        reply = {"read": read, "write": write}[request["verb"]](folder, request)
+    except RequantError as error:
+        reply = {"error": type(error).__name__, "sentence": str(error)}
+    (folder / "reply.json").write_text(json.dumps(reply))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
