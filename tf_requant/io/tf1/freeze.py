@@ -8,6 +8,8 @@ from typing import Any
 from tf_requant.errors import ModelFormatError, UnsupportedModelError, UsageError
 from tf_requant.io.tf1.nodes import Nodes, find_inputs, find_outputs, plain, without_views
 
+_PRODUCER = 134
+"""TF 1.15's GraphDef version: checkpoints of it state none."""
 _VARIABLES = ("VariableV2", "Variable", "VarHandleOp")
 
 
@@ -262,7 +264,7 @@ def canonical(graph: Any, inputs: list[str], outputs: list[str], shapes: dict[st
 
     nodes = Nodes(graph)
     result = v1.GraphDef()
-    result.versions.producer = graph.versions.producer
+    result.versions.producer = max(graph.versions.producer, _PRODUCER)
     for name in nodes.behind(outputs, stop=inputs):
         made = result.node.add()
         node = nodes[name]
