@@ -1,7 +1,8 @@
 """What each correction is worth: agreement of every target's result with its source on held-out labelled images.
 
 Rows: no correction, `auto` without data, plain bias correction and `auto` on 200 calibration images of other pictures; with
---ablation also each correction alone, and `auto`'s list without each of them. Agreement and the paired top-1 difference carry 95 % intervals.
+--ablation also each correction alone, and `auto`'s list without each of them. Agreement and the paired top-1 difference
+carry 95 % intervals.
 
 Usage: python benchmarks/agreement.py [--case=NAME] [--ablation] [TARGET ...]
 """
