@@ -6,6 +6,7 @@ a power-of-two scale. Source: TensorFlow `lite/kernels/lstm_eval.cc`, LstmStepIn
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -118,17 +119,29 @@ def step(
         (state, memory) after the step.
     """
     sums = {name: gate.sums(x, state) for name, gate in cell.gates.items()}
-    forget, output = (INT16.logistic(sums[name], _INTEGER_BITS) for name in ("forget", "output"))
-    new = INT16.tanh(sums["cell"], _INTEGER_BITS)
-    enter = INT16.logistic(sums["input"], _INTEGER_BITS) if "input" in sums else INT16.one - forget
+    forget, output = (_look_up("logistic", _INTEGER_BITS, sums[name]) for name in ("forget", "output"))
+    new = _look_up("tanh", _INTEGER_BITS, sums["cell"])
+    enter = _look_up("logistic", _INTEGER_BITS, sums["input"]) if "input" in sums else INT16.one - forget
     kept = saturate(shift_right(forget * memory, 15, Rounding.HALF_AWAY), 16)
     added = saturate(shift_right(enter * new, 30 + cell.log2_scale, Rounding.HALF_AWAY), 16)
     memory = saturate(kept + added, 16)
     if cell.clip > 0:
         memory = memory.clip(-cell.clip, cell.clip)
-    shown = INT16.tanh(memory, 15 + cell.log2_scale)
+    shown = _look_up("tanh", 15 + cell.log2_scale, memory)
     state = cell.hidden.apply(output * shown) + cell.zero_point
     return state.clip(*code_limits("int8")), memory
+
+
+def _look_up(function: str, integer_bits: int, codes: NDArray[np.int64]) -> NDArray[np.int64]:
+    """A gate's activation of int16 codes."""
+    return _table(function, integer_bits)[codes - code_limits("int16")[0]]
+
+
+@cache
+def _table(function: str, integer_bits: int) -> NDArray[np.int64]:
+    """A gate's activation of every int16 code, by gemmlowp's definition: a step has few elements and many steps."""
+    low, high = code_limits("int16")
+    return np.asarray(getattr(INT16, function)(np.arange(low, high + 1), integer_bits), np.int64)
 
 
 def _cell(site: Site) -> Cell:
