@@ -23,6 +23,8 @@ from tf_requant.targets import Target
 
 HELD_BACK = 5
 """One sample in this many judges the corrections and takes no part in them."""
+CLEAR = 0.5
+"""A gain below this many times the error is clear; a smaller one has to beat the bias correction alone."""
 SYNTHETIC = 6
 """Samples of noise that stand in for data; two of them judge."""
 _SYNTHETIC_MACS = 4e9
@@ -38,12 +40,14 @@ class Corrected:
         applied: the corrections that are in it, by name.
         note: one sentence on what was measured; empty where nothing was.
         learned: whether the calibration data shaped it, so that evaluating on them would flatter.
+        error: of the scores on the samples that judged, over their squared value; infinite where none did.
     """
 
     plan: Plan
     applied: tuple[str, ...]
     note: str = ""
     learned: bool = False
+    error: float = np.inf
 
 
 @dataclass(frozen=True)
@@ -128,19 +132,21 @@ class Corrector:
             note = f"{what}: kept unjudged, since fewer than {HELD_BACK} samples leave none to hold back"
             return Corrected(corrected, applied, note, not kind)
         unchanged, base, _ = self._run(plain, frozenset(), samples, True)
-        better = after.error < unchanged.error
-        keep = self.named or better
+        better, alone = after.error < unchanged.error, None
+        if not self.named and layerwise != {"bias"} and after.error > CLEAR * unchanged.error:
+            # All of it together gains little or nothing: its most robust part alone may gain more.
+            alone = self._judged(plain, before, plain, (*before, "bias"), samples, kind)
+        beaten = alone is not None and alone.error < after.error
+        keep = (self.named or better) and not beaten
         outcome, result, names = (after, corrected, applied) if keep else (unchanged, base, before)
-        word = "kept" if better else "kept as asked" if self.named else "left out"
+        word = "left out" if not keep else "kept" if better else "kept as asked"
         note = (
             f"{what}: {word}; the scores' squared error on {judges} {kind}samples held back goes from "
             f"{_decibels(unchanged.error)} to {_decibels(after.error)} dB of their own"
         )
-        if not keep and layerwise != {"bias"}:
-            # All of it together does not help: its most robust part alone may.
-            alone = self._judged(plain, before, plain, (*before, "bias"), samples, kind)
+        if alone is not None and beaten:
             return replace(alone, note=f"{note}. Then {alone.note}")
-        return Corrected(_with_measured(result, outcome), names, note, keep and not kind)
+        return Corrected(_with_measured(result, outcome), names, note, keep and not kind, outcome.error)
 
     def _run(
         self, plan: Plan, methods: frozenset[str], samples: Callable[[Model], Samples], judging: bool

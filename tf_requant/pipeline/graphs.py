@@ -149,26 +149,18 @@ def graph_edits(source: Model, plan: Plan, target: Target, survey: Survey) -> li
     graph, main = source.main, plan.graphs[0]
     edits = []
     sites = layers(graph, survey)
-    filters: dict[str, ConstantPlan | None] = {}
+    taken: set[str] = set()
     for index, site in sites.items():
-        position = _filter(graph, index)
-        constant = main.constants.get((index, position))
-        if filters.setdefault(site.filter, constant) is not constant and not _same(filters[site.filter], constant):
-            raise UnsupportedModelError(
-                f"node {site.filter!r} gives several layers their filter, and the target gives each its own; write a .tflite file"
-            )
-        edits += _layer_edits(graph, main, index, site, constant, target, survey)
+        constant = main.constants.get((index, _filter(graph, index)))
+        name = site.filter
+        if name in taken:  # one filter of several layers, each of which has its own on the target
+            name = f"{site.name}/own_{name.rsplit('/', 1)[-1]}"
+            edits.append(Edit("own", site.name, op=name))
+        taken.add(name)
+        edits += _layer_edits(graph, main, index, site, name, constant, target, survey)
     _refuse_other_constants(graph, main, sites)
     edits += _range_edits(graph, main, survey)
     return edits
-
-
-def _same(one: ConstantPlan | None, other: ConstantPlan | None) -> bool:
-    if one is None or other is None or not one.params.identical(other.params):
-        return one is other
-    if one.codes is None or other.codes is None:
-        return one.codes is other.codes and np.array_equal(one.step, other.step)
-    return np.array_equal(one.codes, other.codes)
 
 
 def _layer_edits(
@@ -176,6 +168,7 @@ def _layer_edits(
     plan: GraphPlan,
     index: int,
     site: LayerSite,
+    name: str,
     constant: ConstantPlan | None,
     target: Target,
     survey: Survey,
@@ -191,8 +184,8 @@ def _layer_edits(
         new = range_of(constant.params.scale, zero_point, INT_BITS[constant.params.dtype], narrow)
         values = _new_floats(held, constant, row.channel_axis, site, survey)
         shape = survey.filters[site.filter].shape
-        edits.append(Edit("filter", site.filter, values=_graph_layout(site, values, shape)))
-        edits.append(Edit("range", site.filter, range=new))
+        edits.append(Edit("filter", name, values=_graph_layout(site, values, shape)))
+        edits.append(Edit("range", name, range=new))
     if row.bias is not None and (index, row.bias) in plan.constants:
         bias = plan.constants[index, row.bias]
         present = len(op.inputs) > row.bias and op.inputs[row.bias] >= 0

@@ -15,6 +15,7 @@ from tf_requant.io.tf1.nodes import (
     RECTIFIERS,
     SUMS,
     Nodes,
+    attribute,
 )
 
 _UPDATES = (
@@ -34,11 +35,13 @@ def check_graph(nodes: Nodes, inputs: list[str], outputs: list[str]) -> None:
         ModelFormatError: it is damaged: a node reads one that is not there.
         UnsupportedModelError: it was not trained for quantization, trains still, has batch norm left in it, or lacks ranges.
     """
+    nodes = Nodes(nodes.graph, inputs)
     used = [nodes[n] for n in nodes.behind(outputs, stop=inputs)]
     for node in used:
         missing = [i for i in nodes.inputs(node) if i not in nodes]
         if missing and node.name not in inputs:
             raise ModelFormatError(f"node {node.name!r} ({node.op}) reads {missing[0]!r}, which the graph does not hold")
+        _check_inputs(nodes, node)
     data = nodes.ahead(inputs)
     if not data & set(outputs):
         raise UnsupportedModelError(
@@ -56,9 +59,21 @@ def check_graph(nodes: Nodes, inputs: list[str], outputs: list[str]) -> None:
     _check_ranges(nodes, [n for n in used if n.name in data and n.name not in inputs], outputs)
 
 
+def _check_inputs(nodes: Nodes, node: Any) -> None:
+    """Refuses a layer without a filter, and a FakeQuant node without a constant range."""
+    ranged = node.op in FAKE_QUANT and node.op != "FakeQuantWithMinMaxArgs"
+    inputs, least = nodes.inputs(node), 3 if ranged else 2 if node.op in LAYERS else 0
+    if len(inputs) < least:
+        raise ModelFormatError(f"node {node.name!r} ({node.op}) reads {len(inputs)} values, expected {least}")
+    if ranged and not all(nodes.is_constant(end) for end in inputs[1:3]):
+        raise UnsupportedModelError(
+            f"node {node.name!r}: its range depends on what the graph is fed, expected constants; a training graph measures them"
+        )
+
+
 def _check_training(used: Iterable[Any]) -> None:
     for node in used:
-        training = node.op in _NORMS and node.attr["is_training"].b
+        training = node.op in _NORMS and attribute(node, "is_training", "b", True)
         why = (
             "updates a variable, as moving averages do" if node.op in _UPDATES
             else "draws random numbers, as dropout does" if node.op in _RANDOM
@@ -86,7 +101,7 @@ def _check_norms(data: Iterable[Any]) -> None:
 def _check_bits(nodes: Nodes, used: Iterable[Any]) -> None:
     for node in used:
         if node.op in FAKE_QUANT:
-            bits = node.attr["num_bits"].i or 8
+            bits = attribute(node, "num_bits", "i", 8)
             if bits != 8:
                 raise UnsupportedModelError(
                     f"node {node.name!r} quantizes to {bits} bits; the converter that reads TF1 graphs knows 8 only"
@@ -97,7 +112,7 @@ def _check_filters(nodes: Nodes, data: Iterable[Any]) -> None:
     bare = [
         n.name
         for n in data
-        if n.op in LAYERS and nodes.ranged(n.input[LAYERS[n.op]]) is None and not _is_computed(nodes, n)
+        if n.op in LAYERS and nodes.filter_range(n) is None and not _is_computed(nodes, n)
     ]
     if bare:
         raise UnsupportedModelError(
@@ -107,8 +122,7 @@ def _check_filters(nodes: Nodes, data: Iterable[Any]) -> None:
 
 def _is_computed(nodes: Nodes, layer: Any) -> bool:
     """Whether a layer's second operand is an activation too (a product of two)."""
-    behind = nodes.behind([layer.input[LAYERS[layer.op]]])
-    return any(nodes[n].op == "Placeholder" for n in behind)
+    return not nodes.is_constant(layer.input[LAYERS[layer.op]])
 
 
 def _check_ranges(nodes: Nodes, data: list[Any], outputs: list[str]) -> None:
@@ -140,15 +154,10 @@ def layer_of(nodes: Nodes, name: str) -> Any | None:
         return layer_of(nodes, node.input[0])
     if node.op in SUMS:
         for one, other in ((0, 1), (1, 0)):
-            if is_constant(nodes, node.input[other]):
+            if nodes.is_constant(node.input[other]):
                 inner = nodes.root(node.input[one])
                 return layer_of(nodes, inner.name) if inner.op in (*LAYERS, "BatchToSpaceND") else None
     return None
-
-
-def is_constant(nodes: Nodes, name: str) -> bool:
-    """Whether nothing fed reaches a value."""
-    return not any(nodes[n].op.startswith("Placeholder") for n in nodes.behind([name]))
 
 
 def _is_ranged(nodes: Nodes, node: Any, inside: set[str], outputs: set[str]) -> bool:

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tf_requant.errors import UnsupportedModelError, UsageError
-from tf_requant.io.tf1.fake_quant import Range
+from tf_requant.io.tf1.edit import PER_CHANNEL, make_constant
+from tf_requant.io.tf1.fake_quant import Range, moved, range_of
 from tf_requant.io.tf1.nodes import FAKE_QUANT, LAYERS, RECTIFIERS, Nodes, input_range
 
-PER_CHANNEL = "FakeQuantWithMinMaxVarsPerChannel"
 _ZERO_CODE = 128
 """The uint8 code that int8's zero is."""
 
@@ -41,12 +42,15 @@ def convert(graph: Any, inputs: list[str], outputs: list[str], ranges: dict[str,
     _check_known(nodes)
     signed = any(n.op == PER_CHANNEL for n in graph.node)
     if signed:
+        _refuse_dense_per_channel(nodes)
         _check_symmetric(nodes, ranges)
     made = v1.GraphDef()
     made.CopyFrom(graph)
     for name in inputs:
         _fix_shape(Nodes(made)[name])
         _without_shift(Nodes(made), name)
+    _give_each_layer_its_filter(made, ranges)
+    _settle_zero_points(made, ranges)
     _add_missing_ranges(made)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "graph.pb"
@@ -70,11 +74,21 @@ def _check_known(nodes: Nodes) -> None:
             )
 
 
+def _refuse_dense_per_channel(nodes: Nodes) -> None:
+    for node in nodes.graph.node:
+        found = nodes.filter_range(node) if node.op == "MatMul" else None
+        if found is not None and found.op == PER_CHANNEL:
+            raise UnsupportedModelError(
+                f"node {found.name!r}: the filter of {node.name!r} (MatMul) has a range per channel, which TensorFlow's converter "
+                "cannot read; give it one for the whole filter"
+            )
+
+
 def _check_symmetric(nodes: Nodes, ranges: dict[str, Range]) -> None:
     for node in nodes.graph.node:
         if node.op not in LAYERS:
             continue
-        found = nodes.ranged(node.input[LAYERS[node.op]])
+        found = nodes.filter_range(node)
         if found is not None and np.any(ranges[found.name].grid()[1] != _ZERO_CODE):
             low, high = ranges[found.name].minimum[0], ranges[found.name].maximum[0]
             raise UnsupportedModelError(
@@ -101,6 +115,48 @@ def _without_shift(nodes: Nodes, name: str) -> None:
     held = input_range(nodes, name)
     if held is not None:
         held.input[0] = name
+
+
+def _give_each_layer_its_filter(graph: Any, ranges: dict[str, Range]) -> None:
+    """Copies a FakeQuant node that several layers read: the converter would make up scales for a filter that they share.
+
+    It merges copies that are alike, so each one's range ends the least float32 further, which moves no code.
+    """
+    nodes = Nodes(graph)
+    for node in list(graph.node):
+        readers = nodes.readers.get(node.name, [])
+        for number, reader in enumerate(readers[1:] if node.op in FAKE_QUANT else (), 1):
+            position = LAYERS.get(reader.op, -1)
+            if position >= 0 and reader.input[position] == node.name:
+                made = graph.node.add()
+                made.CopyFrom(node)
+                made.name = reader.input[position] = f"{node.name}/copy_{number}"
+                held = ranges[node.name]
+                shape = () if held.maximum.size == 1 else (-1,)
+                _set_range(graph, made, held.minimum.reshape(shape), moved(held.maximum, number).reshape(shape))
+
+
+def _settle_zero_points(graph: Any, ranges: dict[str, Range]) -> None:
+    """Writes the nudged range where a zero point lies between two codes: the kernel and the converter round it to other ones."""
+    for node in graph.node:
+        held = ranges.get(node.name)
+        if held is None or node.op == PER_CHANNEL or not held.is_between_codes():
+            continue
+        scale, zero_point = held.grid()
+        settled = range_of(scale, int(zero_point[0]), held.bits, held.narrow)
+        _set_range(graph, node, settled.minimum.reshape(()), settled.maximum.reshape(()))
+
+
+def _set_range(graph: Any, node: Any, minimum: NDArray[np.float32], maximum: NDArray[np.float32]) -> None:
+    node.op = node.op.replace("Args", "Vars")
+    for key in ("min", "max"):
+        if key in node.attr:
+            del node.attr[key]
+    del node.input[1:]
+    for end, value in (("min", minimum), ("max", maximum)):
+        made = graph.node.add(name=f"{node.name}/of_converter_{end}")
+        make_constant(made, value)
+        node.input.append(made.name)
 
 
 def _add_missing_ranges(graph: Any) -> None:

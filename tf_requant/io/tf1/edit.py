@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from tf_requant.errors import UnsupportedModelError
 from tf_requant.io.tf1.fake_quant import Range
-from tf_requant.io.tf1.nodes import LAYERS, Nodes, plain
+from tf_requant.io.tf1.nodes import LAYERS, Nodes, attribute, plain
 
 PER_CHANNEL = "FakeQuantWithMinMaxVarsPerChannel"
 PER_TENSOR = "FakeQuantWithMinMaxVars"
@@ -20,11 +20,11 @@ class Edit:
 
     Attributes:
         kind: `range` (of a FakeQuant node), `filter` (what a FakeQuant node reads), `bias` (of a layer), `op` (another type
-            for a node), or `insert` (a FakeQuant behind a node).
+            for a node), `insert` (a FakeQuant behind a node), or `own` (a copy of its filter's FakeQuant for a layer).
         node: the node's name; for a bias, the layer's.
         range: the new range.
         values: the new constant, in the graph's layout; of an insert, what is taken off first.
-        op: the new type.
+        op: the new type; for a bias, the node that adds it; for `own`, the copy's name.
     """
 
     kind: str
@@ -104,7 +104,7 @@ class _Writer:
         made = self._graph.node.add(name=self._free(f"{layer.name}/bias_add"), op="BiasAdd")
         made.attr["T"].type = 1
         if layer.op != "MatMul":
-            made.attr["data_format"].s = layer.attr["data_format"].s or b"NHWC"
+            made.attr["data_format"].s = attribute(layer, "data_format", "s", b"NHWC")
         for reader in nodes.readers.get(layer.name, ()):
             _rewire(reader, layer.name, made.name)
         made.input.extend([layer.name, self._constant(f"{made.name}/bias", edit.values)])
@@ -112,6 +112,17 @@ class _Writer:
     def op(self, edit: Edit) -> None:
         """Gives a node another type, with the same input."""
         Nodes(self._graph)[edit.node].op = edit.op
+
+    def own(self, edit: Edit) -> None:
+        """Gives a layer a FakeQuant node of its own for a filter that it shares with others."""
+        nodes = Nodes(self._graph)
+        layer = nodes[edit.node]
+        shared = nodes.filter_range(layer)
+        assert shared is not None
+        made = self._graph.node.add()
+        made.CopyFrom(shared)
+        made.name = edit.op
+        layer.input[LAYERS[layer.op]] = edit.op
 
     def insert(self, edit: Edit) -> None:
         """Puts a FakeQuant node between a node and all its readers."""
@@ -155,16 +166,14 @@ class _Writer:
         nodes = Nodes(self._graph)
         layers = [r for r in nodes.readers.get(node.name, ()) if r.op in LAYERS]
         for layer in layers:
-            if layer.op == "Conv2DBackpropInput" or (layer.op == "MatMul" and layer.attr["transpose_b"].b):
+            if layer.op == "Conv2DBackpropInput" or (layer.op == "MatMul" and attribute(layer, "transpose_b", "b", False)):
                 raise UnsupportedModelError(
                     f"node {node.name!r}: a range per channel runs along the last dimension, where the filter of "
                     f"{layer.name!r} ({layer.op}) has its inputs; write a .tflite file, or choose a target per tensor"
                 )
-        source = nodes[node.input[0]]
+        source = nodes.root(node.input[0])
         shape = list(_shape(source)) if source.op == "Const" else []
         if not any(r.op == "DepthwiseConv2dNative" for r in layers) or len(shape) != 4 or shape[2] == 1:
-            return
-        if nodes[node.input[0]].op == "Reshape":
             return
         flat = self._reshape(f"{node.name}/flat", node.input[0], [*shape[:2], 1, shape[2] * shape[3]])
         for reader in layers:
@@ -187,11 +196,11 @@ class _Writer:
         if not alone:
             reader.input[position] = self._constant(self._free(f"{reader.name}/constant_{position}"), value)
             return
-        _make_constant(root, value)
+        make_constant(root, value)
 
     def _constant(self, name: str, value: NDArray[Any]) -> str:
         made = self._graph.node.add(name=self._free(name))
-        _make_constant(made, value)
+        make_constant(made, value)
         return str(made.name)
 
     def _free(self, name: str) -> str:
@@ -220,7 +229,8 @@ def _describe(node: Any, held: Range) -> None:
     node.attr["narrow_range"].b = held.narrow
 
 
-def _make_constant(node: Any, value: NDArray[Any]) -> None:
+def make_constant(node: Any, value: NDArray[Any]) -> None:
+    """Turns a node into a constant."""
     import tensorflow as tf
 
     node.op = "Const"

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tf_requant.io.tf1.nodes import attribute
 from tf_requant.numerics.rounding import Rounding, round_real
 
 
@@ -43,11 +44,19 @@ class Range:
     def grid(self) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """The scale, float32, and the zero point in codes from 0 that TensorFlow makes of it."""
         low, high = np.float32(self.lowest), np.float32(self.highest)
-        scale = (self.maximum - self.minimum) / (high - low)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            zero_point = low - self.minimum / scale
+        scale, zero_point = (self.maximum - self.minimum) / (high - low), self._zero_point()
         zero_point = np.clip(np.nan_to_num(zero_point), low, high)
         return scale, round_real(zero_point.astype(np.float64), Rounding.HALF_AWAY).astype(np.int64)
+
+    def _zero_point(self) -> NDArray[np.float32]:
+        low, high = np.float32(self.lowest), np.float32(self.highest)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.asarray(low - self.minimum / ((self.maximum - self.minimum) / (high - low)), np.float32)
+
+    def is_between_codes(self) -> bool:
+        """Whether a zero point is so near to the middle of two codes that float32 and float64 round it differently."""
+        share = np.abs(self._zero_point()) % 1
+        return bool(np.any(np.abs(share - 0.5) < 1e-3))
 
 
 def range_of(scale: NDArray[np.float32], zero_point: int, bits: int, narrow: bool) -> Range:
@@ -67,7 +76,7 @@ def range_of(scale: NDArray[np.float32], zero_point: int, bits: int, narrow: boo
     ends = np.float32(blank.lowest - zero_point) * scale, np.float32(blank.highest - zero_point) * scale
     best, least = ends, np.full(scale.shape, np.inf)
     for low, high in sorted(((a, b) for a in range(-3, 4) for b in range(-3, 4)), key=lambda p: abs(p[0]) + abs(p[1])):
-        made = Range(_moved(ends[0], low), _moved(ends[1], high), bits, narrow)
+        made = Range(moved(ends[0], low), moved(ends[1], high), bits, narrow)
         found, zero = made.grid()
         error = np.where(zero == zero_point, np.abs(found.astype(np.float64) - scale), np.inf)
         better = error < least
@@ -76,7 +85,8 @@ def range_of(scale: NDArray[np.float32], zero_point: int, bits: int, narrow: boo
     return Range(best[0].astype(np.float32), best[1].astype(np.float32), bits, narrow)
 
 
-def _moved(values: NDArray[np.float32], ulps: int) -> NDArray[np.float32]:
+def moved(values: NDArray[np.float32], ulps: int) -> NDArray[np.float32]:
+    """Each value so many float32 further up; zero stays."""
     for _ in range(abs(ulps) if values.any() else 0):  # an end at zero stays there
         values = np.nextafter(values, np.float32(np.copysign(np.inf, ulps)))
     return values
@@ -97,11 +107,12 @@ def quantized(values: NDArray[np.float32], held: Range, axis: int | None = None)
         shape[axis] = -1
         scale, zero_point = scale.reshape(shape), zero_point.reshape(shape)
     low, high = (held.lowest - zero_point) * scale, (held.highest - zero_point) * scale
-    shifted = (np.clip(values, low, high) - low) / scale
+    shifted = (np.clip(values, low, high) - low) / np.where(scale > 0, scale, np.float32(1))
+    shifted = np.where(scale > 0, shifted, zero_point - held.lowest)  # a range of nothing holds zero alone
     return (np.floor(shifted.astype(np.float64) + 0.5) + held.lowest).astype(np.int64)
 
 
 def range_from(node: Any, minimum: NDArray[np.float32], maximum: NDArray[np.float32]) -> Range:
     """The range of a node, whose ends were evaluated."""
-    bits = int(node.attr["num_bits"].i) or 8
-    return Range(np.float32(minimum).reshape(-1), np.float32(maximum).reshape(-1), bits, bool(node.attr["narrow_range"].b))
+    bits, narrow = attribute(node, "num_bits", "i", 8), attribute(node, "narrow_range", "b", False)
+    return Range(np.float32(minimum).reshape(-1), np.float32(maximum).reshape(-1), int(bits), bool(narrow))

@@ -33,15 +33,29 @@ def plain(name: str) -> str:
     return name.lstrip("^").split(":")[0]
 
 
+def attribute(node: Any, key: str, kind: str, default: Any) -> Any:
+    """An attribute of a node; asking the protobuf for one that is missing would add it.
+
+    Args:
+        node: the node.
+        key: the attribute's name.
+        kind: the field of AttrValue that holds it: `b`, `i`, `f` or `s`.
+        default: the op's own.
+    """
+    return getattr(node.attr[key], kind) if key in node.attr else default
+
+
 class Nodes:
     """The nodes of one GraphDef by name.
 
     Args:
         graph: the GraphDef; it is not copied.
+        fed: nodes that are fed, whatever they are: nothing is looked for behind them. Placeholders always are.
     """
 
-    def __init__(self, graph: Any) -> None:
+    def __init__(self, graph: Any, fed: Iterable[str] = ()) -> None:
         self.graph = graph
+        self.fed = set(fed)
         self.by_name: dict[str, Any] = {n.name: n for n in graph.node}
 
     def __contains__(self, name: str) -> bool:
@@ -97,17 +111,28 @@ class Nodes:
 
     def root(self, name: str) -> Any:
         """The node that a value comes from, behind every op that only hands it on."""
+        return self._behind_ops(name, COPIES)
+
+    def _behind_ops(self, name: str, ops: tuple[str, ...]) -> Any:
         node = self[name]
-        while node.op in COPIES and node.input:
+        while node.op in ops and node.name not in self.fed and node.input and plain(node.input[0]) in self:
             node = self[node.input[0]]
         return node
 
     def ranged(self, name: str) -> Any | None:
         """The FakeQuant that a value comes out of, or None."""
-        node = self.root(name)
-        while node.op == "Reshape":
-            node = self.root(node.input[0])
-        return node if node.op in FAKE_QUANT else None
+        node = self._behind_ops(name, (*COPIES, "Reshape")) if plain(name) in self else None
+        return node if node is not None and node.op in FAKE_QUANT else None
+
+    def filter_range(self, layer: Any) -> Any | None:
+        """The FakeQuant that a layer's filter comes out of, or None."""
+        position, inputs = LAYERS[layer.op], self.inputs(layer)
+        return self.ranged(inputs[position]) if position < len(inputs) else None
+
+    def is_constant(self, name: str) -> bool:
+        """Whether nothing fed reaches a value."""
+        behind = self.behind([name], stop=self.fed)
+        return not any(n in self.fed or self[n].op.startswith("Placeholder") for n in behind)
 
 
 def input_range(nodes: Nodes, name: str) -> Any | None:
@@ -117,12 +142,21 @@ def input_range(nodes: Nodes, name: str) -> Any | None:
         reader = readers[0]
         if reader.op in FAKE_QUANT:
             return reader
-        if reader.op in ("Sub", *SUMS) and not shifted:
+        if not shifted and _is_shift(nodes, reader):
             shifted = True
         elif reader.op != "Identity":
             break
         readers = nodes.readers.get(reader.name, [])
     return None
+
+
+def _is_shift(nodes: Nodes, node: Any) -> bool:
+    """Whether a node adds a constant to what is fed, or takes one off it."""
+    inputs = nodes.inputs(node)
+    if len(inputs) != 2 or node.op not in ("Sub", *SUMS):
+        return False
+    varying = [p for p, i in enumerate(inputs) if not nodes.is_constant(i)]
+    return len(varying) == 1 and (node.op != "Sub" or varying == [0])
 
 
 def find_inputs(nodes: Nodes) -> list[str]:
@@ -147,7 +181,7 @@ def find_outputs(nodes: Nodes, inputs: Iterable[str]) -> tuple[list[str], list[s
     no_results = ("Assign", "NoOp", "SaveV2", "MergeSummary", "ScalarSummary", "HistogramSummary", "Print", "Assert")
     ends = [n for n in nodes.graph.node if n.name in reached and n.name not in nodes.readers and n.op not in no_results]
     trained = [n for n in ends if _reads_quantized_layer(nodes, n.name)]
-    names = [n.name for n in trained or ends if n.op not in ("Placeholder", *FAKE_QUANT) or n in trained]
+    names = [n.name for n in trained or ends if n.op != "Placeholder"]
     views = [n for n in names if _is_view(nodes, n, names)]
     return [n for n in names if n not in views], views
 
@@ -178,5 +212,5 @@ def _reads_quantized_layer(nodes: Nodes, name: str) -> bool:
         elif node.op not in FAKE_QUANT or node.name == name:
             stack.extend(i for i in nodes.inputs(node) if i in nodes)
         else:
-            stack.append(nodes.inputs(node)[0])
-    return bool(layers) and all(nodes.ranged(nodes.inputs(n)[LAYERS[n.op]]) is not None for n in layers)
+            stack.extend(i for i in nodes.inputs(node)[:1] if i in nodes)
+    return bool(layers) and all(nodes.filter_range(n) is not None for n in layers)

@@ -6,10 +6,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tf_requant.io.tf1.audit import is_constant
+from tf_requant.errors import UnsupportedModelError
 from tf_requant.io.tf1.convert import shift_of
 from tf_requant.io.tf1.fake_quant import Range, range_from
-from tf_requant.io.tf1.nodes import AVERAGES, COPIES, FAKE_QUANT, LAYERS, MOVES, RECTIFIERS, SUMS, Nodes, input_range
+from tf_requant.io.tf1.nodes import (
+    AVERAGES,
+    COPIES,
+    FAKE_QUANT,
+    LAYERS,
+    MOVES,
+    RECTIFIERS,
+    SUMS,
+    Nodes,
+    attribute,
+    input_range,
+)
 
 
 @dataclass(frozen=True)
@@ -104,7 +115,7 @@ def survey(graph: Any, inputs: list[str], stats: tuple[float, float]) -> Survey:
     layers = tuple(
         _layer(nodes, n)
         for n in graph.node
-        if n.op in LAYERS and n.name in data and nodes.ranged(n.input[LAYERS[n.op]]) is not None
+        if n.op in LAYERS and n.name in data and nodes.filter_range(n) is not None
     )
     quantizers = [n for n in graph.node if n.op in FAKE_QUANT]
     filters = {site.filter for site in layers}
@@ -116,16 +127,29 @@ def survey(graph: Any, inputs: list[str], stats: tuple[float, float]) -> Survey:
     ranges = {}
     for node in quantizers:
         if node.op == "FakeQuantWithMinMaxArgs":
-            low, high = node.attr["min"].f if "min" in node.attr else -6.0, node.attr["max"].f if "max" in node.attr else 6.0
+            low, high = attribute(node, "min", "f", -6.0), attribute(node, "max", "f", 6.0)
         else:
             low, high = limits[node.name, 1], limits[node.name, 2]
         ranges[node.name] = range_from(node, np.float32(low), np.float32(high))
+        if not _is_sound(np.float32(low), np.float32(high)):
+            raise UnsupportedModelError(
+                f"node {node.name!r}: its range is {np.min(low):.6g} to {np.max(high):.6g}, expected a minimum below a maximum"
+            )
+    for name, floats in zip(wanted, values):
+        if not np.isfinite(floats).all():
+            raise UnsupportedModelError(f"the filter that node {name!r} quantizes holds NaN or infinity")
     shifts = {name: shift_of(nodes, name, stats) for name in inputs}
     return Survey(layers, activations, _averages(nodes, inputs, data), shifts, ranges, dict(zip(wanted, values)))
 
 
+def _is_sound(low: NDArray[np.float32], high: NDArray[np.float32]) -> bool:
+    """Whether a range has an extent; of a range per channel, a channel of zeros need not."""
+    dead = (low == 0) & (high == 0) & (np.size(low) > 1)
+    return bool(np.all(np.isfinite(low) & np.isfinite(high) & ((low < high) | dead)))
+
+
 def _layer(nodes: Nodes, node: Any) -> LayerSite:
-    held = nodes.ranged(node.input[LAYERS[node.op]])
+    held = nodes.filter_range(node)
     assert held is not None
     added, bias, rectifier, value = "", "", "", node.name
     while True:
@@ -135,7 +159,7 @@ def _layer(nodes: Nodes, node: Any) -> LayerSite:
         reader = readers[0]
         if reader.op in SUMS and not added:
             other = next((i for i in reader.input if i.split(":")[0] != value), value)
-            if not is_constant(nodes, other):
+            if not nodes.is_constant(other):
                 break
             added, bias = reader.name, other
         elif reader.op in RECTIFIERS and not rectifier:
@@ -143,7 +167,7 @@ def _layer(nodes: Nodes, node: Any) -> LayerSite:
         elif reader.op not in (*COPIES, "BatchToSpaceND"):
             break
         value = reader.name
-    transposed = bool(node.op == "MatMul" and node.attr["transpose_b"].b)
+    transposed = bool(node.op == "MatMul" and attribute(node, "transpose_b", "b", False))
     return LayerSite(node.name, node.op, held.name, added, bias, rectifier, transposed)
 
 
@@ -153,7 +177,7 @@ def _values(nodes: Nodes, quantizer: Any) -> tuple[str, ...]:
     while True:
         names.append(node.name)
         if node.op in (*COPIES, *RECTIFIERS, "BatchToSpaceND") or (node.op in SUMS and _constant_operand(nodes, node)):
-            inner = [i for i in nodes.inputs(node) if not is_constant(nodes, i)]
+            inner = [i for i in nodes.inputs(node) if not nodes.is_constant(i)]
             if inner:
                 node = nodes[inner[0]]
                 continue
@@ -161,7 +185,7 @@ def _values(nodes: Nodes, quantizer: Any) -> tuple[str, ...]:
 
 
 def _constant_operand(nodes: Nodes, node: Any) -> bool:
-    return any(is_constant(nodes, i) for i in nodes.inputs(node))
+    return any(nodes.is_constant(i) for i in nodes.inputs(node))
 
 
 def _averages(nodes: Nodes, inputs: list[str], data: set[str]) -> tuple[str, ...]:

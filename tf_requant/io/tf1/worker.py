@@ -31,7 +31,7 @@ def read(folder: Path, request: dict[str, Any]) -> dict[str, Any]:
     frozen = source.frozen()
     graph = canonical(frozen, found.inputs, found.outputs, shapes)
     stats = request["input_stats"]
-    unknown = [n for n in found.inputs if input_range(Nodes(graph), n) is None]
+    unknown = [n for n in found.inputs if input_range(Nodes(graph, found.inputs), n) is None]
     warnings = list(found.warnings)
     if stats is None:
         stats = (127.5, 127.5)
