@@ -131,8 +131,11 @@ class Nodes:
 
     def is_constant(self, name: str) -> bool:
         """Whether nothing fed reaches a value."""
-        behind = self.behind([name], stop=self.fed)
-        return not any(n in self.fed or self[n].op.startswith("Placeholder") for n in behind)
+        return plain(name) not in self._varying
+
+    @cached_property
+    def _varying(self) -> set[str]:
+        return self.ahead([*self.fed, *(n.name for n in self.graph.node if n.op.startswith("Placeholder"))])
 
 
 def input_range(nodes: Nodes, name: str) -> Any | None:
