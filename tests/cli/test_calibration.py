@@ -64,7 +64,7 @@ def array(tmp_path: Path, values: np.ndarray) -> Path:
     [
         (np.zeros((4, 31, 32, 3), np.uint8), "shape ['samples', 32, 32, 3]"),
         (np.zeros((4, 32, 32, 3), np.int32), "got int32"),
-        (np.full((4, 32, 32, 3), np.nan), "nan"),
+        (np.full((4, 32, 32, 3), np.nan), "holds NaN"),
         (np.full((4, 32, 32, 3), 1e9), "far outside"),
         (np.zeros((0, 32, 32, 3), np.uint8), "no sample"),
         (np.zeros((4, 32, 32), np.uint8), "shape"),
@@ -103,7 +103,7 @@ def test_a_correction_that_needs_data_says_so_without_it(tmp_path, name):
 
 
 def test_an_unknown_correction_exits_2_and_names_the_known_ones(tmp_path):
-    assert_refused(convert(tmp_path, "--corrections=gptqq"), "known are: auto, none, thresholds")
+    assert_refused(convert(tmp_path, "--corrections=gptqq"), "known are: auto or none alone, thresholds")
 
 
 def test_a_damaged_saved_calibration_exits_2(tmp_path):

@@ -69,7 +69,7 @@ def test_statistics_that_are_not_two_numbers_exit_2(tmp_path, graph, stats):
 @pytest.mark.parametrize("stats", ["0:0", "0:-1", "nan:1", "1:inf"])
 def test_statistics_that_no_pixel_has_exit_2(tmp_path, graph, stats):
     done = convert(tmp_path, f"--input_stats={stats}", model=graph)
-    assert_refused(done, f"--input_stats={stats}: expected a finite mean and a deviation above zero")
+    assert_refused(done, ": expected a finite mean and a deviation above zero")
 
 
 @pytest.mark.parametrize("shape", ["1x2xq", "1x0x3", "1x-2", "x"])

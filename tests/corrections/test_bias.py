@@ -123,10 +123,15 @@ def test_a_correction_that_was_named_is_kept_even_where_it_does_not_help() -> No
     assert result.model_bytes != plain.model_bytes
 
 
-@pytest.mark.parametrize("corrections", ["bias", "auto"])
-def test_what_no_sample_judged_is_not_said_to_have_been_measured(corrections: str) -> None:
+def test_auto_learns_nothing_from_samples_too_few_to_judge_by() -> None:
+    few = tf_requant.requantize(model_path(), "nna_sym8_pow2", calibration=images(calibration_path(), 4))
+    assert few.model_bytes == tf_requant.requantize(model_path(), "nna_sym8_pow2").model_bytes
+    assert "4 calibration samples are too few" in few.report.notes[0]
+
+
+def test_what_no_sample_judged_is_not_said_to_have_been_measured() -> None:
     data = images(calibration_path(), 3)
-    result = tf_requant.requantize(model_path(), "nna_sym8_pow2", corrections=corrections, calibration=data)
+    result = tf_requant.requantize(model_path(), "nna_sym8_pow2", corrections="bias", calibration=data)
     (sentence,) = [w for w in result.report.notes if "bias:" in w]
     assert "kept unjudged" in sentence and "dB" not in sentence
 

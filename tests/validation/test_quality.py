@@ -52,3 +52,26 @@ def test_no_samples_and_too_few_labels_are_refused() -> None:
         measure(runner(REFERENCE), runner(CANDIDATE), [])
     with pytest.raises(CalibrationError, match="labels"):
         measure(runner(REFERENCE), runner(CANDIDATE), batches(), labels=np.array([0]))
+
+
+@pytest.mark.parametrize(
+    ("labels", "sentence"),
+    [
+        (np.array([0, 1, 2, 1]), "a label is 2, and the model has 2 classes, 0 to 1"),
+        (np.array([0, -1, 0, 1]), "expected whole numbers from 0 up"),
+        (np.array([0.5, 1, 0, 1]), "expected whole numbers from 0 up"),
+        (np.array([np.nan, 1, 0, 1]), "expected whole numbers from 0 up"),
+        (np.array(["cat", "dog", "cat", "cat"]), "expected whole numbers from 0 up"),
+        (np.eye(4)[:, :2], "shape [4, 2], expected one class number a sample"),
+    ],
+)
+def test_labels_that_are_no_classes_of_the_model_are_refused(labels: np.ndarray, sentence: str) -> None:
+    with pytest.raises(CalibrationError) as caught:
+        measure(runner(REFERENCE), runner(CANDIDATE), batches(), labels=labels)
+    assert sentence in str(caught.value)
+
+
+def test_whole_labels_of_any_number_type_and_in_a_column_count_alike() -> None:
+    plain = measure(runner(REFERENCE), runner(CANDIDATE), batches(), labels=np.array([0, 1, 0, 1]))
+    for labels in (np.array([0.0, 1, 0, 1]), np.array([[0], [1], [0], [1]], np.uint8)):
+        assert measure(runner(REFERENCE), runner(CANDIDATE), batches(), labels=labels) == plain

@@ -3,8 +3,10 @@
 import hashlib
 import io
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -63,6 +65,10 @@ class Calibration:
         np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
         return buffer.getvalue()
 
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes `to_bytes` to a .npz file, which `requantize` takes as calibration."""
+        Path(path).write_bytes(self.to_bytes())
+
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> "Calibration":
         """What `to_bytes` wrote.
@@ -76,6 +82,8 @@ class Calibration:
             inputs = {name: arrays[f"input_{n}"] for n, name in enumerate(names)}
             if len({len(codes) for codes in inputs.values()}) != 1:
                 raise ValueError("its inputs hold different numbers of samples")
+            if not len(next(iter(inputs.values()))):
+                raise ValueError("it holds no sample")
             if len(arrays["histogram_counts"]) and arrays["histogram_counts"].shape[1:] != (256,):
                 raise ValueError("a histogram does not have 256 bins")
             return cls(

@@ -6,12 +6,12 @@ from pathlib import Path
 from tf_requant.errors import UsageError
 
 
-def checked_output(output: str, suffix: str, overwrite: bool, source: str | None = None) -> Path:
+def checked_output(output: str, suffix: str | tuple[str, ...], overwrite: bool, source: str | None = None) -> Path:
     """The path of a file that can be written.
 
     Args:
         output: the value of --output.
-        suffix: what its name has to end in.
+        suffix: what its name has to end in, or several such.
         overwrite: whether an existing file may be replaced.
         source: a file that must not be.
 
@@ -19,8 +19,9 @@ def checked_output(output: str, suffix: str, overwrite: bool, source: str | None
         UsageError: it cannot, or must not, be written.
     """
     path = Path(output)
-    if path.suffix != suffix:
-        raise UsageError(f"--output={output} has to end in {suffix}")
+    allowed = (suffix,) if isinstance(suffix, str) else suffix
+    if path.suffix not in allowed:
+        raise UsageError(f"--output={output} has to end in {' or '.join(allowed)}")
     if source is not None and path.exists() and Path(source).exists() and os.path.samefile(path, source):
         raise UsageError(f"--output={output} is the source model itself; choose another file")
     if path.is_dir():

@@ -49,8 +49,8 @@ def run(values: absl_flags.FlagValues) -> int:
     model, target = required(values, "model"), required(values, "target")
     output, options = None, graph_options(values)
     if not values.dry_run:
-        suffix = GRAPH_SUFFIX if is_graph(Path(model)) and str(values.output).endswith(GRAPH_SUFFIX) else ".tflite"
-        output = checked_output(required(values, "output"), suffix, values.overwrite, model)
+        suffixes = (".tflite", GRAPH_SUFFIX) if is_graph(Path(model)) else (".tflite",)
+        output = checked_output(required(values, "output"), suffixes, values.overwrite, model)
     with progress("requantizing", "step") as step:
         result = requantize(
             model,

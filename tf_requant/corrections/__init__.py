@@ -4,7 +4,7 @@ Two act where scales are chosen (`planning` is handed what they need), one on a 
 which `pipeline` runs source and result side by side.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from tf_requant.corrections.rounding import preserve_channel_sums
 from tf_requant.errors import UsageError
@@ -29,20 +29,22 @@ WITHOUT_DATA = ("rounding", "bias")
 """Those that work without data: `bias` then takes synthetic inputs."""
 
 
-def chosen(names: str, with_data: bool = False) -> tuple[str, ...]:
+def chosen(names: str | Iterable[str], with_data: bool = False) -> tuple[str, ...]:
     """The corrections that `auto`, `none` or a comma-separated list asks for, in running order.
 
     Raises:
         UsageError: an unknown name, or one that needs data where there is none.
     """
+    if not isinstance(names, str):
+        names = ",".join(map(str, names)) if isinstance(names, Iterable) else str(names)
     if names in ("none", ""):
         return ()
     if names == "auto":
         return tuple(n for n in NAMES if n != EQUALIZATION) if with_data else WITHOUT_DATA
     asked = [n.strip() for n in names.split(",")]
-    for name in asked:
+    for name in sorted(asked, key=lambda n: n in NAMES):  # a name that is none comes first
         if name not in NAMES:
-            raise UsageError(f"corrections names {name!r}; known are: auto, none, {', '.join(NAMES)}")
+            raise UsageError(f"corrections names {name!r}; known are: auto or none alone, {', '.join(NAMES)}")
         if name not in WITHOUT_DATA and not with_data:
             raise UsageError(f"corrections names {name!r}, which measures on data: give calibration data (--calibration)")
     return tuple(n for n in NAMES if n in asked)

@@ -30,6 +30,10 @@ _DEFAULT_STATS = (127.5, 127.5)
 _IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp"}
 
 
+_LEAST_SHARE = 64
+"""Real values that fill less of their input than this part were meant for another scale."""
+
+
 @dataclass(frozen=True, eq=False)
 class Samples:
     """Data for a model's inputs, decoded when asked for.
@@ -69,9 +73,16 @@ class Samples:
 
     def codes(self, size: int) -> Iterator[_Arrays]:
         """Yield `{input name: [size or fewer, ...]}` of the source's input codes (reals for a float input)."""
-        types = {spec.name: spec.dtype for spec in self.inputs}
+        specs = {spec.name: spec for spec in self.inputs}
         for batch in self.batches(size):
-            yield {name: source_codes(value, types[name], self.input_stats) for name, value in batch.items()}
+            yield {name: _codes_of(value, specs[name], self.input_stats) for name, value in batch.items()}
+
+
+def _codes_of(value: NDArray[Any], spec: InputSpec, input_stats: _Stats) -> NDArray[Any]:
+    """The input codes of pixels or codes: pixels by way of the input that gives them their meaning."""
+    if spec.pixels is not None and value.dtype == np.uint8 and spec.dtype != "uint8":
+        return feed(value, spec.pixels, spec, input_stats)
+    return source_codes(value, spec.dtype, input_stats)
 
 
 def load_samples(source: Any, inputs: Sequence[InputSpec], input_stats: _Stats = _DEFAULT_STATS) -> Samples:
@@ -180,7 +191,7 @@ def _fit(value: Any, spec: InputSpec, where: str) -> NDArray[Any]:
     """View the value as `[samples, ...]` of a dtype that the input understands."""
     array: NDArray[Any] = np.asanyarray(value)  # keeps a memory map
     array = array[None] if array.shape == spec.shape[1:] else array
-    pixels = array.dtype == np.uint8 and spec.dtype in ("int8", "float32")
+    pixels = array.dtype == np.uint8 and (spec.dtype in ("int8", "float32") or spec.pixels is not None)
     reals = array.dtype.kind == "f" and (spec.scale or spec.dtype == "float32")
     if array.shape[1:] != spec.shape[1:] or not array.ndim or not (array.dtype.name == spec.dtype or pixels or reals):
         raise CalibrationError(
@@ -200,6 +211,13 @@ def _values(value: NDArray[Any], spec: InputSpec, where: str) -> NDArray[Any]:
         return np.asarray(value, np.float32)
     limits = np.iinfo(spec.dtype)
     low, high = (spec.scale * (limit - spec.zero_point) for limit in (limits.min, limits.max))
+    if np.isnan(value).any():
+        raise CalibrationError(f"{where}: input '{spec.name}' holds NaN")
+    if np.ptp(value) < (high - low) / _LEAST_SHARE and np.abs(value).max(initial=0.0) < (high - low) / _LEAST_SHARE and value.any():
+        raise CalibrationError(
+            f"{where}: real values {np.min(value):g} to {np.max(value):g} fill less than 1/{_LEAST_SHARE} of what input "
+            f"'{spec.name}' means, {low:g} to {high:g}: were they scaled for another model? give pixels as uint8, or real values"
+        )
     if not (np.min(value) >= 2 * low - high and np.max(value) <= 2 * high - low):
         raise CalibrationError(
             f"{where}: real values {np.min(value):g} to {np.max(value):g} lie far outside what input '{spec.name}' "

@@ -15,13 +15,18 @@ _DEFAULT_STATS = (127.5, 127.5)
 
 @dataclass(frozen=True)
 class InputSpec:
-    """A model's input: real = scale * (code - zero_point); scale 0.0 means not quantized. Axis 0 is the batch."""
+    """A model's input: real = scale * (code - zero_point); scale 0.0 means not quantized. Axis 0 is the batch.
+
+    `pixels` is the input that a pixel's meaning comes from, where that is another model's: the source's that this one was
+    re-expressed from. None: its own.
+    """
 
     name: str
     shape: tuple[int, ...]
     dtype: str
     scale: float = 0.0
     zero_point: int = 0
+    pixels: "InputSpec | None" = None
 
 
 def source_codes(pixels: NDArray[Any], dtype: str, input_stats: _Stats = _DEFAULT_STATS) -> NDArray[Any]:

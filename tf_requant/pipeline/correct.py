@@ -80,6 +80,10 @@ class Corrector:
             return Corrected(plain, before, "every value is exact: there is nothing to correct" if calibration else "")
         if calibration is None:
             return self._without_data(plain, before) if layerwise else Corrected(plain, before)
+        if not self.named and len(calibration) < HELD_BACK:
+            few = f"{len(calibration)} calibration samples are too few to learn from and to judge by: nothing was learned from them"
+            alone = self._without_data(plain, before)
+            return replace(alone, note="; ".join(filter(None, (few, alone.note))))
         if not set(self.asked) - set(before):
             return Corrected(plain, before, "the corrections that were asked for use no data")
         observed = calibration if "folding" in self.asked else replace(calibration, noise={})
@@ -139,7 +143,8 @@ class Corrector:
         beaten = alone is not None and alone.error < after.error
         keep = (self.named or better) and not beaten
         outcome, result, names = (after, corrected, applied) if keep else (unchanged, base, before)
-        word = "left out" if not keep else "kept" if better else "kept as asked"
+        kept, left = ("kept", "left out, since bias alone gains more") if better else ("kept as asked", "left out")
+        word = kept if keep else left
         note = (
             f"{what}: {word}; the scores' squared error on {judges} {kind}samples held back goes from "
             f"{_decibels(unchanged.error)} to {_decibels(after.error)} dB of their own"

@@ -1,14 +1,11 @@
 """The requantize verb: verify, plan, correct, rewrite, verify again, report."""
 
-import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from tf_requant.corrections import chosen
 from tf_requant.errors import InterpreterError, ModelFormatError, UsageError
@@ -20,6 +17,7 @@ from tf_requant.model.verify import check, refuse_unsupported
 from tf_requant.pipeline.calibrate import calibrate
 from tf_requant.pipeline.correct import Corrector
 from tf_requant.pipeline.graphs import graph_edits
+from tf_requant.pipeline.record import read_record, recorded
 from tf_requant.pipeline.source import ModelSource, Source, Weights, load_source
 from tf_requant.plan import Plan
 from tf_requant.planning.planner import plan_model
@@ -28,11 +26,6 @@ from tf_requant.report import Report, build
 from tf_requant.rewrite.rewriter import apply
 from tf_requant.runtime import prove_runs
 from tf_requant.targets import Target, load_target
-from tf_requant.version import __version__
-
-METADATA = "tf_requant"
-"""The metadata entry that tells the folded gains (new real value = gain * the source's) and hashes of the calibration
-samples that shaped the result."""
 
 TargetSource = str | os.PathLike[str] | Mapping[str, Any] | Target
 
@@ -78,7 +71,8 @@ class Result:
         held = self.source.graph
         if held is None:
             raise UsageError("the source is a TFLite model: only a TF1 graph can be written back as one")
-        return held.edited(graph_edits(self.source.model, self.plan, self.target, held.survey))
+        record = replace(read_record(self.model), gains={}, pixels={}).to_bytes()
+        return held.edited(graph_edits(self.source.model, self.plan, self.target, held.survey), record)
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = True) -> None:
         """Writes the TFLite file atomically; for a name in .pb, the TF1 graph.
@@ -86,7 +80,7 @@ class Result:
         Raises:
             UsageError: the folder cannot be written, or the file exists and `overwrite` is false.
         """
-        content = self.graph_bytes if Path(path).suffix == GRAPH_SUFFIX else self.model_bytes
+        content = self.graph_bytes if Path(path).suffix.lower() == GRAPH_SUFFIX else self.model_bytes
         tflite_writer.save(Path(path), content, overwrite=overwrite)
 
 
@@ -95,13 +89,13 @@ def requantize(
     target: TargetSource,
     *,
     calibration: Any = None,
-    corrections: str = "auto",
+    corrections: str | Iterable[str] = "auto",
     io: Interface = "target",
     pin_range: Mapping[str, tuple[float, float]] | None = None,
     keep: str | Iterable[str] = (),
     dry_run: bool = False,
-    inputs: Sequence[str] = (),
-    outputs: Sequence[str] = (),
+    inputs: str | Sequence[str] = (),
+    outputs: str | Sequence[str] = (),
     input_stats: tuple[float, float] | None = None,
     weights: Weights = "codes",
     progress: Callable[[int, int], None] | None = None,
@@ -114,7 +108,7 @@ def requantize(
         target: a built-in name, a path to a target file, a document or a Target.
         calibration: images, arrays, a dataset or a callable, a Calibration or a saved one's path: what the corrections
             measure on; one sample in five only judges.
-        corrections: `auto`, `none`, or names separated by commas.
+        corrections: `auto`, `none`, or names, in a list or separated by commas.
         io: the interface of the result: `target`, `source` or `float`.
         pin_range: tensor name -> (minimum, maximum) in real units.
         keep: regular expressions of ops (code or output tensor name) that stay at the source's precision.
@@ -132,7 +126,7 @@ def requantize(
     aim = load_target(target)
     pinned = tuple((name, *bounds) for name, bounds in (pin_range or {}).items())
     wishes = Wishes(io, pinned, (keep,) if isinstance(keep, str) else tuple(keep))
-    loaded = load_source(model, GraphOptions(tuple(inputs), tuple(outputs), input_stats), weights)
+    loaded = load_source(model, GraphOptions(_names(inputs), _names(outputs), input_stats), weights)
     source = loaded.model
     refuse_unsupported(source)
     unproven = _run_where_rules_end(source)
@@ -151,9 +145,13 @@ def requantize(
     ).correct(observed)
     plan, notes = corrected.plan, tuple(n for n in (corrected.note,) if n)
     digests = observed.digests if observed is not None and corrected.learned else ()
-    result = source if dry_run else check(_with_record(apply(source, plan), source, plan, digests))
+    result = source if dry_run else check(recorded(apply(source, plan), source, plan, digests))
     warnings = (*source.warnings, *unproven)
     return Result(result, plan, build(source, result, plan, aim, corrected.applied, warnings, notes), loaded, aim)
+
+
+def _names(names: str | Sequence[str]) -> tuple[str, ...]:
+    return (names,) if isinstance(names, str) else tuple(names)
 
 
 def prove(result: Result) -> str:
@@ -201,19 +199,3 @@ def _run_where_rules_end(source: Model) -> tuple[str, ...]:
             return (f"could not be run here: the interpreter has no kernel for a custom op among {', '.join(strange)}",)
         raise ModelFormatError(f"the source model does not run in the interpreter: {error}") from error
     return ()
-
-
-def _with_record(model: Model, source: Model, plan: Plan, digests: tuple[str, ...]) -> Model:
-    """The model with what a later validation has to know: folded gains, and the samples that shaped it."""
-    gains = {
-        graph.tensors[t].name: np.asarray(activation.gains).tolist()
-        for graph, graph_plan in zip(source.graphs, plan.graphs)
-        for t, activation in sorted(graph_plan.activations.items())
-        if np.any(np.not_equal(activation.gains, 1.0))
-    }
-    if not gains and not digests:
-        return model
-    record = {"version": __version__, "target": plan.target, "gains": gains}
-    if digests:
-        record["calibration"] = sorted(digests)
-    return model.with_(metadata={**model.metadata, METADATA: json.dumps(record, sort_keys=True).encode()})

@@ -1,6 +1,5 @@
 """How validation runs a model: in an interpreter, in the simulator, or in both to compare them."""
 
-import json
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
@@ -11,7 +10,7 @@ from tf_requant.errors import CalibrationError
 from tf_requant.io.data import InputSpec, Samples, feed
 from tf_requant.model.graph import Model
 from tf_requant.pipeline.inputs import input_specs
-from tf_requant.pipeline.requantize import METADATA
+from tf_requant.pipeline.record import read_record
 from tf_requant.pipeline.simulate import ArithmeticSource, Simulation
 from tf_requant.runtime import InterpreterProcess
 from tf_requant.simulator.profiles import TFLITE_REF
@@ -90,12 +89,7 @@ def layer_table(
     reference: bytes, candidate: bytes, source: Model, model: Model, samples: Samples, layers: int, backend: str
 ) -> tuple[TensorQuality, ...]:
     """Every comparable tensor of some samples, the candidate's against the source's."""
-    entry = model.metadata.get(METADATA)
-    try:
-        gains = json.loads(entry)["gains"] if entry else {}
-    except (ValueError, KeyError, TypeError):
-        gains = {}  # another tool's entry of the same name
-    table = LayerTable(comparable(source), comparable(model), gains)
+    table = LayerTable(comparable(source), comparable(model), read_record(model).gains)
     with InterpreterProcess(backend) as ours, InterpreterProcess(backend) as theirs:
         runs = [(ours, ours.load(reference, preserve_all=True), source), (theirs, theirs.load(candidate, preserve_all=True), model)]
         for batch in _first(samples.codes(1), layers):

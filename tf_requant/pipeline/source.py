@@ -11,6 +11,7 @@ from tf_requant.io.tf1 import GraphOptions, QatGraph, is_graph, read_graph
 from tf_requant.model.graph import Model
 from tf_requant.model.verify import check
 from tf_requant.pipeline.graphs import with_trained_filters
+from tf_requant.pipeline.record import METADATA
 
 ModelSource = str | os.PathLike[str] | bytes | Model
 Weights = Literal["codes", "trained"]
@@ -85,6 +86,8 @@ def _load_graph(path: Path, options: GraphOptions, weights: Weights) -> Source:
             "no FakeQuant node gives a range there; add one in training, or name as --outputs what lies before"
         )
     model = model.with_(warnings=(*model.warnings, *graph.warnings))
+    if graph.record:
+        model = model.with_(metadata={**model.metadata, METADATA: graph.record})
     if weights == "trained":
         model = with_trained_filters(model, graph.survey)
     return Source(model, graph.tflite, path.stat().st_size if path.is_file() else len(graph.content), graph)

@@ -17,7 +17,8 @@ from tf_requant.io.data import Samples, load_samples
 from tf_requant.io.tf1 import GraphOptions, is_graph
 from tf_requant.model.graph import Model
 from tf_requant.pipeline.inputs import input_specs
-from tf_requant.pipeline.requantize import METADATA, TargetSource
+from tf_requant.pipeline.record import read_record
+from tf_requant.pipeline.requantize import TargetSource
 from tf_requant.pipeline.runners import EXACT, exactness_of, interpreted, layer_table, simulated
 from tf_requant.pipeline.source import NO_OPTIONS, load_source
 from tf_requant.runtime import BACKENDS
@@ -157,6 +158,10 @@ def validate(
     _check_backends(against)
     loaded, original = (load_source(m, options if _is_graph(m) else NO_OPTIONS) for m in (model, reference))
     (candidate_bytes, candidate), (reference_bytes, source) = ((s.tflite(), s.model) for s in (loaded, original))
+    if options != NO_OPTIONS and loaded.graph is None and original.graph is None:
+        raise UsageError("inputs, outputs and input_stats are for TF1 graphs, and neither model is one")
+    if target is not None and loaded.graph is not None:
+        raise UsageError("a graph's own conversion obeys no target: write a .tflite file and validate that against the target")
     samples = load_samples(data, input_specs(source))
     _refuse_overlap(candidate, samples)
     truth = samples.labels if labels is None else np.asarray(labels)
@@ -190,10 +195,7 @@ def _refuse_overlap(candidate: Model, samples: Samples) -> None:
     Raises:
         CalibrationError: a sample is among them.
     """
-    try:
-        shaped = set(json.loads(candidate.metadata.get(METADATA, b"{}")).get("calibration", ()))
-    except (ValueError, AttributeError, TypeError):
-        return  # another program's entry of that name
+    shaped = set(read_record(candidate).calibration)
     if not shaped:
         return
     found = [n for n, sample in enumerate(samples.codes(1)) if digest(sample) in shaped]

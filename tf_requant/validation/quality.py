@@ -63,13 +63,15 @@ def measure(
         progress: called with the number of samples done.
 
     Raises:
-        CalibrationError: no samples, or labels of another number.
+        CalibrationError: no samples, or labels of another number or of no class of the model.
     """
-    total = _Totals()
+    total, known = _Totals(), None if labels is None else _classes(np.asarray(labels))
     for batch in batches:
         wanted, got = reference(batch), candidate(batch)
         size = len(wanted[0])
-        truth = None if labels is None else np.asarray(labels).reshape(-1)[total.samples : total.samples + size]
+        truth = None if known is None else known[total.samples : total.samples + size]
+        if truth is not None and not np.issubdtype(wanted[0].dtype, np.integer):
+            _refuse_beyond(truth, wanted[0].size // max(1, size))
         if truth is not None and len(truth) < size:
             raise CalibrationError(f"there are {len(np.ravel(labels))} labels, but more samples")
         total.add(wanted, got, truth, None if metric is None else metric(wanted, got))
@@ -78,6 +80,26 @@ def measure(
     if not total.samples:
         raise CalibrationError("the data holds no samples")
     return total.quality()
+
+
+def _classes(labels: NDArray[Any]) -> NDArray[np.int64]:
+    """Labels as class numbers, int64[N].
+
+    Raises:
+        CalibrationError: they are no whole numbers from zero up, one a sample.
+    """
+    if labels.ndim > 2 or (labels.ndim == 2 and labels.shape[1] != 1):
+        raise CalibrationError(f"the labels have the shape {list(labels.shape)}, expected one class number a sample")
+    numbers = labels.reshape(-1)
+    whole = numbers.dtype.kind in "iub" or (numbers.dtype.kind == "f" and bool(np.all(numbers == np.floor(numbers))))
+    if not whole or (numbers.size and numbers.min() < 0):
+        raise CalibrationError(f"the labels ({numbers.dtype}) are no class numbers: expected whole numbers from 0 up")
+    return np.asarray(numbers, np.int64)
+
+
+def _refuse_beyond(labels: NDArray[np.int64], classes: int) -> None:
+    if labels.size and int(labels.max()) >= classes > 1:
+        raise CalibrationError(f"a label is {int(labels.max())}, and the model has {classes} classes, 0 to {classes - 1}")
 
 
 def answers(output: NDArray[Any]) -> NDArray[Any]:

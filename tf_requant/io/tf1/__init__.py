@@ -23,6 +23,7 @@ SUFFIXES = (".pb", ".pbtxt", ".meta")
 """Names that end so, and folders, hold graphs."""
 GRAPH_SUFFIX = ".pb"
 """What a written graph's name ends in."""
+_LARGEST = 1e9
 _TIMEOUT = 1800.0
 
 
@@ -41,6 +42,21 @@ class GraphOptions:
     outputs: tuple[str, ...] = ()
     input_stats: tuple[float, float] | None = None
 
+    def __post_init__(self) -> None:
+        """Refuses statistics that are none.
+
+        Raises:
+            UsageError: not two finite numbers, the second above zero.
+        """
+        if self.input_stats is None:
+            return
+        try:
+            mean, deviation = (float(v) for v in self.input_stats)
+        except (TypeError, ValueError) as error:
+            raise UsageError(f"input_stats is {self.input_stats!r}: expected a mean and a deviation, two numbers") from error
+        if not (abs(mean) < _LARGEST and 0 < deviation < _LARGEST):
+            raise UsageError(f"input_stats is {self.input_stats!r}: expected a finite mean and a deviation above zero")
+
     def named_inputs(self) -> tuple[list[str], dict[str, list[int]]]:
         """The inputs' names, and the shapes given with them.
 
@@ -50,6 +66,8 @@ class GraphOptions:
         names, shapes = [], {}
         for entry in self.inputs:
             name, colon, shape = entry.partition(":")
+            if name in names:
+                raise UsageError(f"--inputs names {name!r} twice")
             names.append(name)
             if not colon or shape == "0":  # `input:0` is the tensor's name
                 continue
@@ -71,6 +89,7 @@ class QatGraph:
         survey: its layers, ranges and trained filters.
         warnings: what was decided, one sentence each.
         kind: what it was stored as.
+        record: what a graph that was written here remembers.
     """
 
     tflite: bytes
@@ -79,9 +98,14 @@ class QatGraph:
     survey: Survey
     warnings: tuple[str, ...]
     kind: str
+    record: bytes
 
-    def edited(self, edits: list[Edit]) -> bytes:
+    def edited(self, edits: list[Edit], record: bytes = b"") -> bytes:
         """The GraphDef with other ranges and constants.
+
+        Args:
+            edits: what to change.
+            record: what the graph shall remember; TensorFlow does not look at it.
 
         Raises:
             UnsupportedModelError: GraphDef cannot say it.
@@ -92,7 +116,8 @@ class QatGraph:
             (folder / "graph.pb").write_bytes(self.content)
             arrays = {k: v for i, e in enumerate(edits) for k, v in e.arrays(i).items()}
             np.savez(folder / "edits.npz", **arrays)  # type: ignore[arg-type]
-            _ask(folder, {"verb": "write", "edits": [e.to_json() for e in edits], "keep": list(self.keep)})
+            told = {"edits": [e.to_json() for e in edits], "keep": list(self.keep), "record": record.decode()}
+            _ask(folder, {"verb": "write"} | told)
             return (folder / "edited.pb").read_bytes()
 
 
@@ -134,6 +159,7 @@ def read_graph(path: Path, options: GraphOptions = GraphOptions()) -> QatGraph:
             survey,
             tuple(reply["warnings"]),
             reply["kind"],
+            reply["record"].encode(),
         )
 
 

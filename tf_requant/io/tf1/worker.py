@@ -14,6 +14,9 @@ import numpy as np
 from tf_requant import errors
 from tf_requant.errors import RequantError
 
+RECORD = "_tf_requant"
+"""The attribute of an output's node that holds what a written graph remembers."""
+
 
 def read(folder: Path, request: dict[str, Any]) -> dict[str, Any]:
     """A graph file -> a TFLite file, the canonical frozen graph, and what is in it."""
@@ -47,7 +50,8 @@ def read(folder: Path, request: dict[str, Any]) -> dict[str, Any]:
     (folder / "graph.pb").write_bytes(whole.SerializeToString(deterministic=True))
     np.savez(folder / "survey.npz", **held.arrays())
     keep = [*found.outputs, *found.views]
-    return {"inputs": found.inputs, "keep": keep, "warnings": warnings, "survey": held.to_json(), "kind": source.kind}
+    record = next((n.attr[RECORD].s.decode() for n in source.graph.node if RECORD in n.attr), "")
+    return {"keep": keep, "warnings": warnings, "survey": held.to_json(), "kind": source.kind, "record": record}
 
 
 def write(folder: Path, request: dict[str, Any]) -> dict[str, Any]:
@@ -62,6 +66,8 @@ def write(folder: Path, request: dict[str, Any]) -> dict[str, Any]:
         held = dict(arrays)
     edits = [Edit.from_json(i, document, held) for i, document in enumerate(request["edits"])]
     made = edited(graph, edits, request["keep"])
+    if request["record"]:
+        next(n for n in made.node if n.name == request["keep"][0]).attr[RECORD].s = request["record"].encode()
     (folder / "edited.pb").write_bytes(made.SerializeToString(deterministic=True))
     return {}
 
@@ -80,6 +86,9 @@ def main(folder: Path) -> None:
         reply = {"read": read, "write": write}[request["verb"]](folder, request)
     except RequantError as error:
         reply = {"error": type(error).__name__, "sentence": str(error)}
+    except Exception as error:  # whatever TensorFlow's layers raise
+        first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        reply = {"error": "UnsupportedModelError", "sentence": f"TensorFlow refuses the graph: {first[:200]}"}
     (folder / "reply.json").write_text(json.dumps(reply))
 
 

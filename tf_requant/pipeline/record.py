@@ -1,0 +1,96 @@
+"""What a re-expressed model remembers of how it came about: an entry of its metadata, and an attribute of a written graph."""
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from tf_requant.model.graph import Graph, Model, Tensor
+from tf_requant.model.quant import code_limits
+from tf_requant.plan import Plan
+from tf_requant.version import __version__
+
+METADATA = "tf_requant"
+"""The name of the entry."""
+Pixels = tuple[str, float, int]
+"""dtype, scale and zero point of the input that gives a pixel its meaning."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a later verb has to know.
+
+    Attributes:
+        gains: tensor name -> what its real value was multiplied by, one number or one a channel.
+        calibration: hashes of the samples that shaped the model.
+        pixels: input name -> the source's input, where a pixel means another code here.
+        target: what it was made for.
+    """
+
+    gains: dict[str, Any] = field(default_factory=dict)
+    calibration: tuple[str, ...] = ()
+    pixels: dict[str, Pixels] = field(default_factory=dict)
+    target: str = ""
+
+    def to_bytes(self) -> bytes:
+        """JSON; empty where there is nothing to remember."""
+        if not (self.gains or self.calibration or self.pixels):
+            return b""
+        document: dict[str, Any] = {"version": __version__, "target": self.target, "gains": self.gains}
+        if self.calibration:
+            document["calibration"] = sorted(self.calibration)
+        if self.pixels:
+            document["pixels"] = {name: list(held) for name, held in self.pixels.items()}
+        return json.dumps(document, sort_keys=True).encode()
+
+
+def read_record(model: Model) -> Record:
+    """A model's record; an empty one where it has none, or another program's entry of that name."""
+    try:
+        held = json.loads(model.metadata.get(METADATA, b"{}"))
+        pixels = {str(n): (str(d), float(s), int(z)) for n, (d, s, z) in held.get("pixels", {}).items()}
+        calibration = tuple(map(str, held.get("calibration", ())))
+        return Record(dict(held.get("gains", {})), calibration, pixels, str(held.get("target", "")))
+    except (ValueError, AttributeError, TypeError):
+        return Record()
+
+
+def recorded(result: Model, source: Model, plan: Plan, digests: tuple[str, ...]) -> Model:
+    """The result with its record, what its source remembered of samples and pixels included.
+
+    Args:
+        result: the re-expressed model.
+        source: what it was made from.
+        plan: how.
+        digests: hashes of the samples that shaped it.
+    """
+    before = read_record(source)
+    gains = {
+        graph.tensors[t].name: np.asarray(activation.gains).tolist()
+        for graph, graph_plan in zip(source.graphs, plan.graphs)
+        for t, activation in sorted(graph_plan.activations.items())
+        if np.any(np.not_equal(activation.gains, 1.0))
+    }
+    calibration = tuple(sorted({*digests, *before.calibration}))
+    content = Record(gains, calibration, _pixels(source.main, result.main, before), plan.target).to_bytes()
+    kept = {k: v for k, v in result.metadata.items() if k != METADATA}
+    return result.with_(metadata=kept | ({METADATA: content} if content else {}))
+
+
+def _pixels(source: Graph, result: Graph, before: Record) -> dict[str, Pixels]:
+    """The inputs whose codes no longer are the source's pixels, and whose they were."""
+    found = {}
+    for old, new in zip((source.tensors[t] for t in source.inputs), (result.tensors[t] for t in result.inputs)):
+        if old.name in before.pixels:
+            found[new.name] = before.pixels[old.name]
+        elif old.quant is not None and old.dtype in ("uint8", "int8") and new.quant is not None and not _same_pixels(old, new):
+            found[new.name] = (old.dtype, float(old.quant.scale[0]), int(old.quant.zero_point[0]))
+    return found
+
+
+def _same_pixels(old: Tensor, new: Tensor) -> bool:
+    assert old.quant is not None and new.quant is not None
+    shift = code_limits(new.dtype)[0] - code_limits(old.dtype)[0]
+    moved = int(new.quant.zero_point[0]) - int(old.quant.zero_point[0])
+    return new.dtype in ("uint8", "int8") and bool(new.quant.scale[0] == old.quant.scale[0]) and moved == shift
