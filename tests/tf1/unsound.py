@@ -15,7 +15,7 @@ def dropout(net: Net) -> Any:
 
 
 def no_kernel(net: Net) -> Any:
-    x = tf.math.lgamma(net.range_at(net.conv(net.placeholder(), name="first"), 0.0, 6.0, "first/again"), name="gamma")
+    x = tf.math.lgamma(net.conv(net.placeholder(), name="first"), name="gamma")
     return net.conv(net.range_at(x, 0.0, 6.0, "gamma/act_quant"), name="last")
 
 

@@ -64,7 +64,9 @@ class Tensor:
         assert self.data is not None
         if self.trained is not None:
             return self.trained
-        return self.data if self.quant is None else self.data - self.quant.along(len(self.shape))[1]
+        if self.quant is None or not self.quant.zero_point.any():
+            return self.data
+        return self.data.astype(np.int32) - self.quant.along(len(self.shape))[1].astype(np.int32)
 
     def with_(self, **changes: Any) -> "Tensor":
         """A copy with some attributes changed."""

@@ -330,7 +330,7 @@ def _with_constant(graph: Graph, index: int, position: int, params: QuantParams,
     """The graph with another constant for one op alone: a tensor that ops share stays theirs."""
     op = graph.ops[index]
     held = graph.tensors[op.inputs[position]]
-    new = held.with_(quant=params, data=codes)
+    new = held.with_(quant=params, data=codes, trained=None)
     inputs = tuple(len(graph.tensors) if p == position else t for p, t in enumerate(op.inputs))
     ops = (*graph.ops[:index], op.with_(inputs=inputs), *graph.ops[index + 1 :])
     return graph.with_(tensors=(*graph.tensors, new), ops=ops)

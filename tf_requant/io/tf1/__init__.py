@@ -56,6 +56,8 @@ class GraphOptions:
             raise UsageError(f"input_stats is {self.input_stats!r}: expected a mean and a deviation, two numbers") from error
         if not (abs(mean) < _LARGEST and 0 < deviation < _LARGEST):
             raise UsageError(f"input_stats is {self.input_stats!r}: expected a finite mean and a deviation above zero")
+        if not -0.5 <= mean < 255.5:
+            raise UsageError(f"input_stats has the mean {mean:g}: a pixel's zero lies between 0 and 255, the codes of uint8")
 
     def named_inputs(self) -> tuple[list[str], dict[str, list[int]]]:
         """The inputs' names, and the shapes given with them.
@@ -72,7 +74,7 @@ class GraphOptions:
             if not colon or shape == "0":  # `input:0` is the tensor's name
                 continue
             sizes = shape.split("x")
-            if not all(s.isdigit() and int(s) > 0 for s in sizes):
+            if not all(s.isdecimal() and int(s) > 0 for s in sizes):
                 raise UsageError(f"--inputs={entry}: expected NAME or NAME:1x224x224x3")
             shapes[name] = [int(s) for s in sizes]
         return names, shapes
@@ -88,7 +90,6 @@ class QatGraph:
         keep: the nodes that are fetched.
         survey: its layers, ranges and trained filters.
         warnings: what was decided, one sentence each.
-        kind: what it was stored as.
         record: what a graph that was written here remembers.
     """
 
@@ -97,7 +98,6 @@ class QatGraph:
     keep: tuple[str, ...]
     survey: Survey
     warnings: tuple[str, ...]
-    kind: str
     record: bytes
 
     def edited(self, edits: list[Edit], record: bytes = b"") -> bytes:
@@ -158,7 +158,6 @@ def read_graph(path: Path, options: GraphOptions = GraphOptions()) -> QatGraph:
             tuple(reply["keep"]),
             survey,
             tuple(reply["warnings"]),
-            reply["kind"],
             reply["record"].encode(),
         )
 
@@ -171,11 +170,13 @@ def _ask(folder: Path, request: dict[str, Any]) -> dict[str, Any]:
     """
     (folder / "request.json").write_text(json.dumps(request))
     root = str(Path(__file__).resolve().parents[3])
-    paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
+    held = [os.path.abspath(p) for p in os.environ.get("PYTHONPATH", "").split(os.pathsep) if p]
+    paths = [root, *held]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "TF_CPP_MIN_LOG_LEVEL": "2", "CUDA_VISIBLE_DEVICES": "-1"}
     command = [sys.executable, "-W", "ignore", "-m", "tf_requant.io.tf1.worker", str(folder)]
     try:
-        done = subprocess.run(command, env=environment, capture_output=True, timeout=_TIMEOUT)
+        # In a folder of its own: Python would import what lies in the user's.
+        done = subprocess.run(command, env=environment, cwd=folder, capture_output=True, timeout=_TIMEOUT)
     except subprocess.TimeoutExpired as error:
         raise InterpreterError(f"TensorFlow gave no answer in {_TIMEOUT / 60:.0f} minutes") from error
     answer = folder / "reply.json"

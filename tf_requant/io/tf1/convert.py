@@ -123,17 +123,19 @@ def _give_each_layer_its_filter(graph: Any, ranges: dict[str, Range]) -> None:
     It merges copies that are alike, so each one's range ends the least float32 further, which moves no code.
     """
     nodes = Nodes(graph)
-    for node in list(graph.node):
-        readers = nodes.readers.get(node.name, [])
-        for number, reader in enumerate(readers[1:] if node.op in FAKE_QUANT else (), 1):
-            position = LAYERS.get(reader.op, -1)
-            if position >= 0 and reader.input[position] == node.name:
-                made = graph.node.add()
-                made.CopyFrom(node)
-                made.name = reader.input[position] = f"{node.name}/copy_{number}"
-                held = ranges[node.name]
-                shape = () if held.maximum.size == 1 else (-1,)
-                _set_range(graph, made, held.minimum.reshape(shape), moved(held.maximum, number).reshape(shape))
+    seen: dict[str, int] = {}
+    for layer in [n for n in graph.node if n.op in LAYERS]:
+        node, position = nodes.filter_range(layer), LAYERS[layer.op]
+        if node is None:
+            continue
+        number = seen[node.name] = seen.get(node.name, -1) + 1
+        if number and nodes.root(layer.input[position]) is node:
+            made = graph.node.add()
+            made.CopyFrom(node)
+            made.name = layer.input[position] = f"{node.name}/copy_{number}"
+            held = ranges[node.name]
+            shape = () if held.maximum.size == 1 else (-1,)
+            _set_range(graph, made, held.minimum.reshape(shape), moved(held.maximum, number).reshape(shape))
 
 
 def _settle_zero_points(graph: Any, ranges: dict[str, Range]) -> None:

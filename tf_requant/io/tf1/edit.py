@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from tf_requant.errors import UnsupportedModelError
 from tf_requant.io.tf1.fake_quant import Range
-from tf_requant.io.tf1.nodes import LAYERS, Nodes, attribute, plain
+from tf_requant.io.tf1.nodes import COPIES, LAYERS, Nodes, attribute, plain
 
 PER_CHANNEL = "FakeQuantWithMinMaxVarsPerChannel"
 PER_TENSOR = "FakeQuantWithMinMaxVars"
@@ -20,7 +20,7 @@ class Edit:
 
     Attributes:
         kind: `range` (of a FakeQuant node), `filter` (what a FakeQuant node reads), `bias` (of a layer), `op` (another type
-            for a node), `insert` (a FakeQuant behind a node), or `own` (a copy of its filter's FakeQuant for a layer).
+            for a node), `rectify` (a Relu ahead of a FakeQuant node), `insert` (a FakeQuant behind a node), or `own` (a copy of its filter's FakeQuant for a layer).
         node: the node's name; for a bias, the layer's.
         range: the new range.
         values: the new constant, in the graph's layout; of an insert, what is taken off first.
@@ -58,7 +58,7 @@ def edited(graph: Any, edits: list[Edit], keep: list[str]) -> Any:
 
     Args:
         graph: a canonical GraphDef; it is not changed.
-        edits: in any order.
+        edits: in order; a layer gets its own range before any is moved, and a filter its values before its range.
         keep: the nodes that are fetched.
     """
     made = type(graph)()
@@ -66,11 +66,9 @@ def edited(graph: Any, edits: list[Edit], keep: list[str]) -> Any:
     writer = _Writer(made)
     for edit in edits:
         getattr(writer, edit.kind)(edit)
-    nodes = Nodes(made)
-    used = set(nodes.behind(keep))
-    result = type(graph)()
+    nodes, result = Nodes(made), type(graph)()
     result.versions.CopyFrom(graph.versions)
-    result.node.extend(n for n in (nodes[name] for name in nodes.behind(keep)) if n.name in used)
+    result.node.extend(nodes[name] for name in nodes.behind(keep))
     return result
 
 
@@ -79,22 +77,30 @@ class _Writer:
 
     def __init__(self, graph: Any) -> None:
         self._graph = graph
+        self._index: Nodes | None = None
+
+    @property
+    def _nodes(self) -> Nodes:
+        """The graph by name, built anew after what adds or rewires nodes."""
+        if self._index is None:
+            self._index = Nodes(self._graph)
+        return self._index
 
     def range(self, edit: Edit) -> None:
         """Moves a FakeQuant node's range, one number or one a channel."""
         assert edit.range is not None
-        node = Nodes(self._graph)[edit.node]
+        node = self._nodes[edit.node]
         self._set_range(node, edit.range)
 
     def filter(self, edit: Edit) -> None:
         """Replaces what a filter's FakeQuant node reads, folded batch norm included."""
         assert edit.values is not None
-        self._set_input(Nodes(self._graph)[edit.node], 0, edit.values)
+        self._set_input(self._nodes[edit.node], 0, edit.values)
 
     def bias(self, edit: Edit) -> None:
         """Replaces the constant that a layer's sum gets, or adds one where there is none."""
         assert edit.values is not None
-        nodes = Nodes(self._graph)
+        nodes = self._nodes
         layer = nodes[edit.node]
         added = nodes[edit.op] if edit.op else None
         if added is not None:
@@ -111,23 +117,38 @@ class _Writer:
 
     def op(self, edit: Edit) -> None:
         """Gives a node another type, with the same input."""
-        Nodes(self._graph)[edit.node].op = edit.op
+        self._nodes[edit.node].op = edit.op
+
+    def rectify(self, edit: Edit) -> None:
+        """Puts a Relu ahead of a FakeQuant node."""
+        node = self._nodes[edit.node]
+        made = self._graph.node.add(name=self._free(f"{edit.node}/Relu"), op="Relu")
+        made.attr["T"].type = 1
+        made.input.append(node.input[0])
+        node.input[0] = made.name
+        self._index = None
 
     def own(self, edit: Edit) -> None:
         """Gives a layer a FakeQuant node of its own for a filter that it shares with others."""
-        nodes = Nodes(self._graph)
+        nodes = self._nodes
         layer = nodes[edit.node]
         shared = nodes.filter_range(layer)
         assert shared is not None
+        if nodes.root(layer.input[LAYERS[layer.op]]) is not shared:
+            raise UnsupportedModelError(
+                f"node {shared.name!r}: several layers share it, one of them reshaped, and the target gives each its own; "
+                "write a .tflite file"
+            )
         made = self._graph.node.add()
         made.CopyFrom(shared)
         made.name = edit.op
         layer.input[LAYERS[layer.op]] = edit.op
+        self._index = None
 
     def insert(self, edit: Edit) -> None:
         """Puts a FakeQuant node between a node and all its readers."""
         assert edit.range is not None
-        nodes = Nodes(self._graph)
+        nodes = self._nodes
         name = self._free(f"{edit.node}/act_quant/{PER_TENSOR}")
         made = self._graph.node.add(name=name, op=PER_TENSOR)
         stem = name.rsplit("/", 1)[0]
@@ -163,7 +184,7 @@ class _Writer:
 
     def _let_channels_be_last(self, node: Any) -> None:
         """Reshapes a depthwise filter around its FakeQuant node, which quantizes along the last dimension only."""
-        nodes = Nodes(self._graph)
+        nodes = self._nodes
         layers = [r for r in nodes.readers.get(node.name, ()) if r.op in LAYERS]
         for layer in layers:
             if layer.op == "Conv2DBackpropInput" or (layer.op == "MatMul" and attribute(layer, "transpose_b", "b", False)):
@@ -180,6 +201,7 @@ class _Writer:
             _rewire(reader, node.name, f"{node.name}/shaped")
         node.input[0] = flat
         self._reshape(f"{node.name}/shaped", node.name, shape)
+        self._index = None
 
     def _reshape(self, name: str, source: str, shape: list[int]) -> str:
         made = self._graph.node.add(name=name, op="Reshape")
@@ -189,10 +211,12 @@ class _Writer:
 
     def _set_input(self, reader: Any, position: int, value: NDArray[Any]) -> None:
         """Makes one input of a node a constant: in place where no other node reads what stands there."""
-        nodes = Nodes(self._graph)
-        node = nodes[reader.input[position]]
-        root = nodes.root(node.name) if node.op == "Identity" else node
-        alone = len(nodes.readers.get(node.name, ())) == 1 and (root is node or len(nodes.readers.get(root.name, ())) == 1)
+        nodes = self._nodes
+        root = nodes[reader.input[position]]
+        alone = len(nodes.readers.get(root.name, ())) == 1
+        while alone and root.op in COPIES and root.input:
+            root = nodes[root.input[0]]
+            alone = len(nodes.readers.get(root.name, ())) == 1
         if not alone:
             reader.input[position] = self._constant(self._free(f"{reader.name}/constant_{position}"), value)
             return
@@ -204,9 +228,10 @@ class _Writer:
         return str(made.name)
 
     def _free(self, name: str) -> str:
-        held, n, free = {n.name for n in self._graph.node}, 1, name
-        while free in held:
+        n, free = 1, name
+        while free in self._nodes:
             free, n = f"{name}_{n}", n + 1
+        self._index = None  # a node of that name is about to be added
         return free
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tf_requant.errors import ModelFormatError, UnsupportedModelError, UsageError
-from tf_requant.io.tf1.nodes import Nodes, find_inputs, find_outputs, plain, without_views
+from tf_requant.io.tf1.nodes import FAKE_QUANT, Nodes, find_inputs, find_outputs, plain, without_views
 
 _PRODUCER = 134
 """TF 1.15's GraphDef version: checkpoints of it state none."""
@@ -22,17 +22,15 @@ class Source:
         inputs: names of the nodes that are fed, as a signature declares them; empty where none does.
         outputs: names of the nodes that are fetched, likewise.
         variables: the checkpoint's name before `.index`; empty where the graph is frozen.
-        kind: what the file is, for sentences.
     """
 
     graph: Any
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     variables: str
-    kind: str
 
-    def frozen(self) -> Any:
-        """The GraphDef with a constant for every variable.
+    def frozen(self, outputs: list[str]) -> Any:
+        """The GraphDef with a constant for every variable that the outputs need.
 
         Raises:
             ModelFormatError: the checkpoint cannot be read, or lacks a variable.
@@ -44,7 +42,8 @@ class Source:
         try:
             values = tf.train.load_checkpoint(self.variables)
             known = values.get_variable_to_shape_map()
-            return _with_values(self.graph, lambda name: values.get_tensor(name) if name in known else None, self.variables)
+            needed = set(Nodes(self.graph).behind(outputs))
+            return _with_values(self.graph, needed, lambda name: values.get_tensor(name) if name in known else None, self.variables)
         except (tf.errors.OpError, ValueError, RuntimeError) as error:
             raise ModelFormatError(f"{self.variables}: the checkpoint cannot be read ({_first_line(error)})") from error
 
@@ -89,12 +88,14 @@ def _frozen(path: Path) -> Source:
     graph = _parsed(path, v1.GraphDef(), "GraphDef")
     if not graph.node:
         raise ModelFormatError(f"{path} is no GraphDef: it holds no node")
-    held = [n.name for n in graph.node if n.op in _VARIABLES and n.name in _used(graph)]
+    variables = [n.name for n in graph.node if n.op in _VARIABLES]
+    used = _used(graph) if variables else set()
+    held = [name for name in variables if name in used]
     if held:
         raise UnsupportedModelError(
             f"{path} is not frozen: node {held[0]!r} is a variable, whose value is in a checkpoint; pass the checkpoint's .meta"
         )
-    return Source(graph, (), (), "", "frozen graph")
+    return Source(graph, (), (), "")
 
 
 def _used(graph: Any) -> set[str]:
@@ -128,7 +129,7 @@ def _checkpoint(path: Path) -> Source:
         raise UsageError(f"--model={path}: the checkpoint's values are missing; {prefix}.index and .data-* belong beside it")
     inputs, outputs = _signature(meta, path, required=False)
 
-    return Source(meta.graph_def, inputs, outputs, prefix, "checkpoint")
+    return Source(meta.graph_def, inputs, outputs, prefix)
 
 
 def _saved_model(folder: Path) -> Source:
@@ -148,8 +149,12 @@ def _saved_model(folder: Path) -> Source:
         )
     inputs, outputs = _signature(meta, path, required=True)
     prefix = str(folder / "variables" / "variables")
+    if not Path(f"{prefix}.index").exists():
+        if any(n.op in _VARIABLES for n in meta.graph_def.node):
+            raise UsageError(f"--model={folder}: the variables are missing; variables/variables.index and .data-* belong there")
+        prefix = ""
 
-    return Source(meta.graph_def, inputs, outputs, prefix, "SavedModel")
+    return Source(meta.graph_def, inputs, outputs, prefix)
 
 
 def _signature(meta: Any, path: Path, required: bool) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -164,7 +169,7 @@ def _signature(meta: Any, path: Path, required: bool) -> tuple[tuple[str, ...], 
     return inputs, outputs
 
 
-def _with_values(graph: Any, value_of: Callable[[str], Any], checkpoint: str) -> Any:
+def _with_values(graph: Any, needed: set[str], value_of: Callable[[str], Any], checkpoint: str) -> Any:
     """The graph with a constant for every variable that it reads."""
     import tensorflow as tf
     from tensorflow.compat import v1
@@ -172,7 +177,7 @@ def _with_values(graph: Any, value_of: Callable[[str], Any], checkpoint: str) ->
     result = v1.GraphDef()
     result.versions.CopyFrom(graph.versions)
     handles = {n.name for n in graph.node if n.op == "VarHandleOp"}
-    for node in graph.node:
+    for node in (n for n in graph.node if n.name in needed):
         made = result.node.add()
         if node.op in _VARIABLES:
             name = node.attr["shared_name"].s.decode() or node.name if node.op == "VarHandleOp" else node.name
@@ -199,8 +204,8 @@ def find_interface(source: Source, nodes: Nodes, inputs: list[str], outputs: lis
         UsageError: a name that is not in the graph, or several candidates of which the user has to choose.
     """
     warnings = []
-    named = {plain(n.split(":")[0]) for n in (*inputs, *outputs)}
-    for name in named:
+    named = {plain(n) for n in (*inputs, *outputs)}
+    for name in sorted(named):
         if name not in nodes:
             raise UsageError(f"--inputs or --outputs names {name!r}, which is no node of the graph{_near(name, nodes)}")
     entries = [plain(n) for n in inputs] or list(source.inputs) or find_inputs(nodes)
@@ -221,8 +226,11 @@ def find_interface(source: Source, nodes: Nodes, inputs: list[str], outputs: lis
         raise UnsupportedModelError("the graph has no output that its inputs reach; name it with --outputs")
     if views:
         warnings.append(f"left out as a view of what {results[0]!r} is computed from: {', '.join(views)}; --outputs would name it")
-    results = [_behind_last_range(nodes, n, warnings) for n in results]
+    results = list(dict.fromkeys(_behind_last_range(nodes, n, warnings) for n in results))
     needed = set(nodes.behind(results))
+    idle = [n for n in entries if n not in needed] if inputs else []
+    if idle:
+        raise UsageError(f"--inputs names {idle[0]!r}, which no output needs")
     entries = [n for n in entries if n in needed] if not inputs else entries
     if not entries:
         raise UnsupportedModelError(f"the output {results[0]!r} depends on no placeholder; name other --inputs or --outputs")
@@ -232,8 +240,8 @@ def find_interface(source: Source, nodes: Nodes, inputs: list[str], outputs: lis
 def _behind_last_range(nodes: Nodes, name: str, warnings: list[str]) -> str:
     """The FakeQuant that an output's value goes into and nothing else comes after, or the output itself."""
     root = nodes.root(name)
-    ranges = [n for n in nodes.readers.get(root.name, ()) if n.op.startswith("FakeQuant")]
-    if root.op.startswith("FakeQuant") or len(ranges) != 1:
+    ranges = [n for n in nodes.readers.get(root.name, ()) if n.op in FAKE_QUANT]
+    if root.op in FAKE_QUANT or len(ranges) != 1:
         return name
     behind = ranges[0].name
     warnings.append(f"the output is {behind!r}: {name!r} lies before it, where the model was not trained to be read")

@@ -5,6 +5,7 @@ Works on the protobuf that it is given and imports no TensorFlow itself.
 
 from collections.abc import Iterable
 from functools import cached_property
+from math import prod
 from typing import Any
 
 LAYERS = {"Conv2D": 1, "DepthwiseConv2dNative": 1, "Conv2DBackpropInput": 1, "MatMul": 1}
@@ -159,7 +160,17 @@ def _is_shift(nodes: Nodes, node: Any) -> bool:
     if len(inputs) != 2 or node.op not in ("Sub", *SUMS):
         return False
     varying = [p for p, i in enumerate(inputs) if not nodes.is_constant(i)]
-    return len(varying) == 1 and (node.op != "Sub" or varying == [0])
+    if len(varying) != 1 or (node.op == "Sub" and varying != [0]):
+        return False
+    return _elements(nodes.root(inputs[1 - varying[0]])) == 1
+
+
+def _elements(constant: Any) -> int:
+    """How many numbers a constant holds; 0 for what has to be computed."""
+    if constant.op != "Const":
+        return 0
+    shape = constant.attr["value"].tensor.tensor_shape if "value" in constant.attr else None
+    return prod(d.size for d in shape.dim) if shape is not None else 1
 
 
 def find_inputs(nodes: Nodes) -> list[str]:

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from tf_requant import errors
 from tf_requant.errors import RequantError
 
 RECORD = "_tf_requant"
@@ -31,11 +30,13 @@ def read(folder: Path, request: dict[str, Any]) -> dict[str, Any]:
     shapes = {name: tuple(shape) for name, shape in request["shapes"].items()}
     found = find_interface(source, nodes, request["inputs"], request["outputs"])
     check_graph(nodes, found.inputs, found.outputs)
-    frozen = source.frozen()
+    frozen = source.frozen([*found.outputs, *found.views])
     graph = canonical(frozen, found.inputs, found.outputs, shapes)
     stats = request["input_stats"]
     unknown = [n for n in found.inputs if input_range(Nodes(graph, found.inputs), n) is None]
     warnings = list(found.warnings)
+    if stats is not None and not unknown:
+        warnings.append("input_stats: left aside, since the graph's own FakeQuant node says what the input means")
     if stats is None:
         stats = (127.5, 127.5)
         if unknown:
@@ -51,7 +52,7 @@ def read(folder: Path, request: dict[str, Any]) -> dict[str, Any]:
     np.savez(folder / "survey.npz", **held.arrays())
     keep = [*found.outputs, *found.views]
     record = next((n.attr[RECORD].s.decode() for n in source.graph.node if RECORD in n.attr), "")
-    return {"keep": keep, "warnings": warnings, "survey": held.to_json(), "kind": source.kind, "record": record}
+    return {"keep": keep, "warnings": warnings, "survey": held.to_json(), "record": record}
 
 
 def write(folder: Path, request: dict[str, Any]) -> dict[str, Any]:
@@ -72,21 +73,30 @@ def write(folder: Path, request: dict[str, Any]) -> dict[str, Any]:
     return {}
 
 
+def _refusals() -> tuple[type[Exception], ...]:
+    """What TensorFlow raises over a graph that it does not take."""
+    import tensorflow as tf
+
+    return tf.errors.OpError, ValueError
+
+
 def main(folder: Path) -> None:
     """Answers one request."""
     request = json.loads((folder / "request.json").read_text())
     try:
-        try:
-            import tensorflow  # noqa: F401
-        except ImportError as error:
-            raise errors.UsageError(
-                f"reading a TF1 graph takes TensorFlow, which cannot be imported here ({error}); "
-                "install it with: pip install 'tf_requant[tensorflow]'"
-            ) from error
+        import tensorflow  # noqa: F401
+    except ImportError as error:
+        sentence = (
+            f"reading a TF1 graph takes TensorFlow, which cannot be imported here ({error}); "
+            "install it with: pip install 'tf_requant[tensorflow]'"
+        )
+        (folder / "reply.json").write_text(json.dumps({"error": "UsageError", "sentence": sentence}))
+        return
+    try:
         reply = {"read": read, "write": write}[request["verb"]](folder, request)
     except RequantError as error:
         reply = {"error": type(error).__name__, "sentence": str(error)}
-    except Exception as error:  # whatever TensorFlow's layers raise
+    except _refusals() as error:
         first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         reply = {"error": "UnsupportedModelError", "sentence": f"TensorFlow refuses the graph: {first[:200]}"}
     (folder / "reply.json").write_text(json.dumps(reply))
