@@ -180,7 +180,7 @@ def test_an_output_equal_to_the_source_exits_2_even_with_overwrite(tmp_path):
     alias.symlink_to(source)
     for output in (source, alias):
         done = run("requantize", f"--model={source}", "--target=nna_sym8", f"--output={output}", "--overwrite")
-        assert_refused(done, "is the source model itself")
+        assert_refused(done, "is the source itself")
     assert source.read_bytes() == DATA
 
 

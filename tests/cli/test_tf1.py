@@ -90,7 +90,7 @@ def test_a_graph_as_output_of_another_model_exits_2(tmp_path):
 
 def test_a_graph_as_output_over_its_source_exits_2(graph):
     done = run("requantize", f"--model={graph}", "--target=nna_sym8", f"--output={graph}", "--overwrite")
-    assert_refused(done, "is the source model itself")
+    assert_refused(done, "is the source itself")
     assert graph.read_bytes() == b"\x0a\x00"
 
 

@@ -26,7 +26,7 @@ def define(values: absl_flags.FlagValues) -> None:
 def run(values: absl_flags.FlagValues) -> int:
     """Runs the verb and returns its exit code."""
     model, data, output = (required(values, name) for name in ("model", "data", "output"))
-    path = checked_output(output, ".npz", values.overwrite)
+    path = checked_output(output, ".npz", values.overwrite, data)
     with progress("calibrating") as step:
         found = calibrate(model, data, options=graph_options(values), progress=step)
     save(path, found.to_bytes(), overwrite=True)

@@ -23,7 +23,9 @@ def checked_output(output: str, suffix: str | tuple[str, ...], overwrite: bool, 
     if path.suffix not in allowed:
         raise UsageError(f"--output={output} has to end in {' or '.join(allowed)}")
     if source is not None and path.exists() and Path(source).exists() and os.path.samefile(path, source):
-        raise UsageError(f"--output={output} is the source model itself; choose another file")
+        raise UsageError(f"--output={output} is the source itself; choose another file")
+    if source is not None and Path(source).is_dir() and Path(source).resolve() in path.resolve().parents:
+        raise UsageError(f"--output={output} lies in the source's own folder; choose another one")
     if path.is_dir():
         raise UsageError(f"--output={output} is a folder; name a file")
     if path.exists() and not overwrite:

@@ -75,9 +75,9 @@ def run(values: absl_flags.FlagValues) -> int:
     assert output is not None
     logging.info("running the result once in the interpreter")
     warning = prove(result)
+    content = result.graph_bytes if output.suffix == GRAPH_SUFFIX else result.model_bytes
     if values.report:
         _save_report(Path(values.report), report.to_dict())
-    content = result.graph_bytes if output.suffix == GRAPH_SUFFIX else result.model_bytes
     save(output, content, overwrite=True)
     print(report)
     if warning:

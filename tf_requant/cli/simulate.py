@@ -45,7 +45,7 @@ def define(values: absl_flags.FlagValues) -> None:
 def run(values: absl_flags.FlagValues) -> int:
     """Runs the verb and returns its exit code."""
     model, source, output = (required(values, name) for name in ("model", "input", "output"))
-    path = checked_output(output, ".npz", values.overwrite)
+    path = checked_output(output, ".npz", values.overwrite, source)
     loaded = load_source(model, graph_options(values)).model
     with Simulation(loaded, values.arithmetic, strict=values.strict, observe=values.observe) as simulation:
         codes = input_codes(simulation.model, source)

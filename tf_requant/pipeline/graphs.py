@@ -89,27 +89,22 @@ def _filter(graph: Graph, index: int) -> int:
 def _holds(held: Tensor, site: LayerSite, survey: Survey) -> bool:
     assert held.data is not None
     floats = survey.filters[site.filter]
-    axis = _channel_axis(site)
-    codes = _file_layout(site, quantized(floats, survey.ranges[site.filter], axis), held.shape)
-    if codes is None:
+    if _file_layout(site, floats, held.shape) is None:
         return False
+    # A range per channel runs along the last dimension, whatever that means to the layer.
+    codes = _file_layout(site, quantized(floats, survey.ranges[site.filter], floats.ndim - 1), held.shape)
     off = np.abs(codes + code_limits(held.dtype)[0] - held.data.astype(np.int64))
-    return bool(off.max(initial=0) <= 1 and np.count_nonzero(off) <= _MISROUNDED * off.size)
-
-
-def _channel_axis(site: LayerSite) -> int:
-    """The dimension of the output channels in the graph's layout; of a depthwise filter, of its inputs."""
-    if site.op == "MatMul":
-        return 0 if site.transposed else 1
-    return {"Conv2D": 3, "DepthwiseConv2dNative": 2, "Conv2DBackpropInput": 2}[site.op]
+    return bool(off.max(initial=0) <= 1 and np.count_nonzero(off) <= max(1, _MISROUNDED * off.size))
 
 
 def _file_layout(site: LayerSite, values: NDArray[Any], shape: tuple[int, ...]) -> Any:
     """A filter as TFLite lays it out, or None where it cannot have this shape."""
+    if site.op != "DepthwiseConv2dNative" and values.ndim != len(shape):
+        return None
     if site.op == "Conv2D":
         values = values.transpose(3, 0, 1, 2)
     elif site.op == "DepthwiseConv2dNative":
-        values = values.reshape(1, *values.shape[:2], -1)
+        values = values.reshape(1, *values.shape[:2], -1) if values.ndim == 4 else values
     elif site.op == "Conv2DBackpropInput":
         values = values.transpose(2, 0, 1, 3)
     elif not site.transposed:
@@ -128,10 +123,32 @@ def _graph_layout(site: LayerSite, values: NDArray[Any], shape: tuple[int, ...])
     return values if site.transposed else values.T
 
 
-def _names(tensor: Tensor) -> set[str]:
-    """The nodes that a converter may have meant by a tensor's name."""
+def _names(tensor: Tensor, exact: bool = False) -> set[str]:
+    """The nodes that a converter may have meant by a tensor's name: it joins them, and may add a number."""
     parts = tensor.name.split(";")
-    return {*parts, *(re.sub(r"\d+$", "", p) for p in parts)}
+    return set(parts) if exact else {*parts, *(re.sub(r"\d+$", "", p) for p in parts)}
+
+
+def matched(graph: Graph, survey: Survey) -> tuple[dict[int, LayerSite], dict[str, int]]:
+    """What became of a graph: op index -> layer, and the tensor of each FakeQuant node, average and fixed range.
+
+    Raises:
+        UnsupportedModelError: something of the graph that the converted model does not hold.
+    """
+    tensors: dict[str, int] = {}
+    for exact in (True, False):
+        for site in survey.activations:
+            if site.name not in tensors:
+                found = _tensor_of(graph, site, survey.ranges[site.name], set(tensors.values()), exact)
+                tensors |= {} if found is None else {site.name: found}
+        for name in survey.averages:
+            if name not in tensors:
+                named = [i for i in _activations(graph) if name in _names(graph.tensors[i], exact) and i not in tensors.values()]
+                tensors |= {name: named[0]} if named else {}
+    lost = [n for n in (*(s.name for s in survey.activations), *survey.averages) if n not in tensors]
+    if lost:
+        raise UnsupportedModelError(f"node {lost[0]!r}: the converted model holds no tensor with its range, so it is another model")
+    return layers(graph, survey), tensors
 
 
 def graph_edits(source: Model, plan: Plan, target: Target, survey: Survey) -> list[Edit]:
@@ -147,19 +164,53 @@ def graph_edits(source: Model, plan: Plan, target: Target, survey: Survey) -> li
         UnsupportedModelError: a change that a graph of FakeQuant nodes cannot say.
     """
     graph, main = source.main, plan.graphs[0]
-    edits = []
-    sites = layers(graph, survey)
+    sites, tensors = matched(graph, survey)
+    _refuse_other_views(graph, main)
+    _refuse_other_constants(graph, main, sites)
+    owns, edits = [], []
     taken: set[str] = set()
     for index, site in sites.items():
         constant = main.constants.get((index, _filter(graph, index)))
         name = site.filter
         if name in taken:  # one filter of several layers, each of which has its own on the target
             name = f"{site.name}/own_{name.rsplit('/', 1)[-1]}"
-            edits.append(Edit("own", site.name, op=name))
+            owns.append(Edit("own", site.name, op=name))
         taken.add(name)
         edits += _layer_edits(graph, main, index, site, name, constant, target, survey)
-    _refuse_other_constants(graph, main, sites)
-    edits += _range_edits(graph, main, survey)
+    return [*owns, *edits, *_rectifier_edits(graph, main, survey, sites, tensors), *_range_edits(graph, main, survey, tensors)]
+
+
+def _refuse_other_views(graph: Graph, plan: GraphPlan) -> None:
+    """Refuses a plan that puts a QUANTIZE op inside the graph: a FakeQuant node is one range for all who read it."""
+    for index, op in enumerate(graph.ops):
+        for t in op.inputs:
+            if t < 0 or not graph.tensors[t].is_activation or t in graph.inputs:
+                continue
+            seen, written = _params(graph, plan, t, plan.ops[index].reads), _written(graph, plan, t)
+            if seen is None or written is None or not seen.identical(written):
+                raise UnsupportedModelError(
+                    f"{graph.where(index)} sees {graph.tensors[t].name!r} at another precision than the op that writes it, which "
+                    "no range of a graph says; write a .tflite file"
+                )
+
+
+def _rectifier_edits(
+    graph: Graph, plan: GraphPlan, survey: Survey, found: dict[int, LayerSite], tensors: dict[str, int]
+) -> list[Edit]:
+    """Fused activations that the plan changes, or writes down where saturation at zero was one."""
+    edits, sites = [], {tensors[s.name]: s for s in survey.activations}
+    for index, op in enumerate(graph.ops):
+        fused = plan.ops[index].activation
+        if fused is None:
+            continue
+        site, layer = sites.get(op.outputs[0]), found.get(index)
+        rectifier = (site.rectifier if site is not None else "") or (layer.rectifier if layer is not None else "")
+        if fused not in _RECTIFIERS or (site is None and not rectifier):
+            raise UnsupportedModelError(f"{graph.where(index)}: its fused activation changes, and no FakeQuant node follows it")
+        if rectifier:
+            edits.append(Edit("op", rectifier, op=_RECTIFIERS[Activation(fused)]))
+        elif site is not None and fused == Activation.RELU:
+            edits.append(Edit("rectify", site.name))
     return edits
 
 
@@ -198,9 +249,6 @@ def _layer_edits(
         elif old is None and bias.codes is not None and bias.codes.any():
             unit = _accumulator_unit(graph, plan, index, constant)
             edits.append(Edit("bias", site.name, values=np.float32(bias.codes * unit), op=site.sum))
-    fused = plan.ops[index].activation
-    if fused is not None and site.rectifier and fused in _RECTIFIERS:
-        edits.append(Edit("op", site.rectifier, op=_RECTIFIERS[Activation(fused)]))
     return edits
 
 
@@ -246,20 +294,14 @@ def _refuse_other_constants(graph: Graph, plan: GraphPlan, sites: dict[int, Laye
             )
 
 
-def _range_edits(graph: Graph, plan: GraphPlan, survey: Survey) -> list[Edit]:
+def _range_edits(graph: Graph, plan: GraphPlan, survey: Survey, tensors: dict[str, int]) -> list[Edit]:
     edits = []
     for site in survey.activations:
-        tensor = _tensor_of(graph, site, survey.ranges[site.name])
-        params = None if tensor is None else _written(graph, plan, tensor)
-        if params is None:
-            raise UnsupportedModelError(
-                f"node {site.name!r}: no tensor of the converted model has its range, so it cannot be moved; write a .tflite file"
-            )
-        if tensor is not None and params is not graph.tensors[tensor].quant:
+        params = _written(graph, plan, tensors[site.name])
+        if params is not None and params is not graph.tensors[tensors[site.name]].quant:
             edits.append(Edit("range", site.name, range=_range(params)))
     for name in survey.averages:
-        tensor = next((i for i in _activations(graph) if name in _names(graph.tensors[i])), None)
-        params = None if tensor is None else _written(graph, plan, tensor)
+        params = _written(graph, plan, tensors[name])
         if params is not None:
             shift = survey.shifts.get(name, 0.0)
             edits.append(Edit("insert", name, _range(params), np.float32(shift) if shift else None))
@@ -271,7 +313,7 @@ def _activations(graph: Graph) -> Iterable[int]:
     return [t for t in (*graph.inputs, *written) if t >= 0 and graph.tensors[t].is_activation]
 
 
-def _tensor_of(graph: Graph, site: RangeSite, held: Range) -> int | None:
+def _tensor_of(graph: Graph, site: RangeSite, held: Range, taken: set[int], exact: bool) -> int | None:
     """The tensor that a FakeQuant node's values became: of those on its grid the one with a name of its."""
     scale, zero_point = held.grid()
 
@@ -280,24 +322,25 @@ def _tensor_of(graph: Graph, site: RangeSite, held: Range) -> int | None:
         same = np.isclose(tensor.quant.scale[0], scale[0], rtol=1e-6, atol=0)
         return bool(same and int(tensor.quant.zero_point[0]) - code_limits(tensor.dtype)[0] == int(zero_point[0]))
 
-    candidates = [i for i in _activations(graph) if fits(graph.tensors[i])]
-    named = [i for i in candidates if _names(graph.tensors[i]) & set(site.values)]
-    return named[0] if named else candidates[0] if len(candidates) == 1 else None
+    candidates = [i for i in _activations(graph) if i not in taken and fits(graph.tensors[i])]
+    named = [i for i in candidates if _names(graph.tensors[i], exact) & set(site.values)]
+    if named or exact:
+        return named[0] if named else None
+    return candidates[0] if len(candidates) == 1 else None
 
 
 def _written(graph: Graph, plan: GraphPlan, tensor: int) -> QuantParams | None:
-    """The parameters in which the re-expressed model first holds a tensor."""
+    """The parameters in which the re-expressed model holds a tensor; of an input, those in which it is read."""
     if tensor in graph.inputs:
-        view = plan.inputs[graph.inputs.index(tensor)]
-    else:
-        view = plan.ops[graph.producers[tensor]].writes
-    return None if view is None else _params(graph, plan, tensor, view)
+        readers = graph.consumers.get(tensor, ())
+        return _params(graph, plan, tensor, plan.ops[readers[0]].reads) if readers else None
+    return _params(graph, plan, tensor, plan.ops[graph.producers[tensor]].writes)
 
 
 def _params(graph: Graph, plan: GraphPlan, tensor: int, view: View) -> QuantParams | None:
     if view is View.TARGET:
         return plan.activations[tensor].params
-    return plan.fixed.get(tensor) if view is View.FIXED else graph.tensors[tensor].quant
+    return plan.fixed.get(tensor) if view is View.FIXED else graph.tensors[tensor].quant if view is View.SOURCE else None
 
 
 def _range(params: QuantParams) -> Range:

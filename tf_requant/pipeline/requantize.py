@@ -71,7 +71,7 @@ class Result:
         held = self.source.graph
         if held is None:
             raise UsageError("the source is a TFLite model: only a TF1 graph can be written back as one")
-        record = replace(read_record(self.model), gains={}, pixels={}).to_bytes()
+        record = replace(read_record(self.model), pixels={}).to_bytes()
         return held.edited(graph_edits(self.source.model, self.plan, self.target, held.survey), record)
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = True) -> None:

@@ -10,7 +10,7 @@ from tf_requant.io import tflite, tflite_writer
 from tf_requant.io.tf1 import GraphOptions, QatGraph, is_graph, read_graph
 from tf_requant.model.graph import Model
 from tf_requant.model.verify import check
-from tf_requant.pipeline.graphs import with_trained_filters
+from tf_requant.pipeline.graphs import matched, with_trained_filters
 from tf_requant.pipeline.record import METADATA
 
 ModelSource = str | os.PathLike[str] | bytes | Model
@@ -85,6 +85,7 @@ def _load_graph(path: Path, options: GraphOptions, weights: Weights) -> Source:
             f"the converter left {', '.join(map(repr, left[:5]))}{f' and {len(left) - 5} more' if len(left) > 5 else ''} in float: "
             "no FakeQuant node gives a range there; add one in training, or name as --outputs what lies before"
         )
+    matched(model.main, graph.survey)  # what the converter left out would otherwise be left out silently
     model = model.with_(warnings=(*model.warnings, *graph.warnings))
     if graph.record:
         model = model.with_(metadata={**model.metadata, METADATA: graph.record})

@@ -142,7 +142,9 @@ def _check_ranges(nodes: Nodes, data: list[Any], outputs: list[str]) -> None:
                 f"node {node.name!r} is read out of {ranged[0].name!r} and bare as well, and a tensor of TFLite has one range"
             )
         if node.op in FAKE_QUANT and (nested := nodes.ranged(node.input[0])) is not None:
-            raise UnsupportedModelError(f"node {node.name!r} quantizes what {nested.name!r} did already, with nothing computed between")
+            raise UnsupportedModelError(
+                f"node {node.name!r} quantizes what {nested.name!r} did already, with nothing computed between"
+            )
     if lacking:
         raise UnsupportedModelError(
             f"no FakeQuant node gives the range of {_some(lacking)}; add one in training, or name as --outputs what lies before"

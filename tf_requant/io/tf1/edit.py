@@ -20,7 +20,8 @@ class Edit:
 
     Attributes:
         kind: `range` (of a FakeQuant node), `filter` (what a FakeQuant node reads), `bias` (of a layer), `op` (another type
-            for a node), `rectify` (a Relu ahead of a FakeQuant node), `insert` (a FakeQuant behind a node), or `own` (a copy of its filter's FakeQuant for a layer).
+            for a node), `rectify` (a Relu ahead of a FakeQuant node), `insert` (a FakeQuant behind a node), or `own` (a copy
+            of its filter's FakeQuant for a layer).
         node: the node's name; for a bias, the layer's.
         range: the new range.
         values: the new constant, in the graph's layout; of an insert, what is taken off first.

@@ -13,6 +13,7 @@ from tf_requant.io.tf1.nodes import (
     AVERAGES,
     COPIES,
     FAKE_QUANT,
+    FIXED,
     LAYERS,
     MOVES,
     RECTIFIERS,
@@ -48,10 +49,17 @@ class LayerSite:
 
 @dataclass(frozen=True)
 class RangeSite:
-    """One FakeQuant node of an activation, and the nodes whose value it quantizes, nearest first."""
+    """One FakeQuant node of an activation.
+
+    Attributes:
+        name: its name.
+        values: the nodes whose value it quantizes, itself first, then nearest first.
+        rectifier: the Relu or Relu6 among them; empty without one.
+    """
 
     name: str
     values: tuple[str, ...]
+    rectifier: str = ""
 
 
 @dataclass(frozen=True)
@@ -62,7 +70,8 @@ class Survey:
         layers: in an order in which they can run.
         activations: the FakeQuant nodes of activations.
         shifts: what each input is more in the graph than in the converted model, by its name.
-        averages: nodes whose values a TFLite kernel rounds anew, though no FakeQuant follows; inputs without one, too.
+        averages: nodes whose values a TFLite kernel rounds anew, though no FakeQuant follows: averages, inputs, and ops with
+            a fixed range that are no output.
         ranges: of every FakeQuant node, by name.
         filters: what each filter's FakeQuant node reads: the trained floats, in the graph's layout, by that node's name.
     """
@@ -100,7 +109,7 @@ class Survey:
         }
         return cls(
             tuple(LayerSite(**s) for s in document["layers"]),
-            tuple(RangeSite(s["name"], tuple(s["values"])) for s in document["activations"]),
+            tuple(RangeSite(s["name"], tuple(s["values"]), s["rectifier"]) for s in document["activations"]),
             tuple(document["averages"]),
             document["shifts"],
             ranges,
@@ -119,7 +128,7 @@ def survey(graph: Any, inputs: list[str], stats: tuple[float, float]) -> Survey:
     )
     quantizers = [n for n in graph.node if n.op in FAKE_QUANT]
     filters = {site.filter for site in layers}
-    activations = tuple(RangeSite(n.name, _values(nodes, n)) for n in quantizers if n.name in data and n.name not in filters)
+    activations = tuple(_range_site(nodes, n) for n in quantizers if n.name in data and n.name not in filters)
     wanted = {n.name: n.input[0] for n in quantizers if n.name in filters}
     ends = {(n.name, e): n.input[e] for n in quantizers if n.op != "FakeQuantWithMinMaxArgs" for e in (1, 2)}
     found = _evaluated(graph, [*wanted.values(), *ends.values()])
@@ -171,6 +180,11 @@ def _layer(nodes: Nodes, node: Any) -> LayerSite:
     return LayerSite(node.name, node.op, held.name, added, bias, rectifier, transposed)
 
 
+def _range_site(nodes: Nodes, quantizer: Any) -> RangeSite:
+    values = _values(nodes, quantizer)
+    return RangeSite(quantizer.name, values, next((v for v in values if nodes[v].op in RECTIFIERS), ""))
+
+
 def _values(nodes: Nodes, quantizer: Any) -> tuple[str, ...]:
     """The nodes whose value a FakeQuant node quantizes, back to the op that computes it."""
     names, node = [quantizer.name], nodes[quantizer.input[0]]
@@ -191,7 +205,8 @@ def _constant_operand(nodes: Nodes, node: Any) -> bool:
 def _averages(nodes: Nodes, inputs: list[str], data: set[str]) -> tuple[str, ...]:
     found = []
     for node in nodes.graph.node:
-        if node.name not in data or not (node.op in AVERAGES or node.name in inputs):
+        known = (*AVERAGES, *FIXED)
+        if node.name not in data or not (node.op in known or node.name in inputs):
             continue
         if node.name in inputs and input_range(nodes, node.name) is not None:
             continue
