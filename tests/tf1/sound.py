@@ -48,6 +48,28 @@ def residual_relu(net: Net) -> Any:
     return net.quantized(tf.nn.relu(v1.add(x, y, name="add"), name="add/Relu"), "post_activation_bypass_quant")
 
 
+def residual_relu6(net: Net) -> Any:
+    """A clamp behind an op that has no filter: on a grid where it is saturation, the sum's RELU6 becomes RELU."""
+    x = net.conv(net.placeholder(), name="stem", act="")
+    y = net.conv(x, name="branch", act="")
+    x = net.range_at(tf.nn.relu6(v1.add(x, y, name="add"), name="add/Relu6"), 0.0, 6.0, "add/act_quant")
+    return net.conv(x, name="last", act="")
+
+
+def implied_relu(net: Net) -> Any:
+    """A range from zero up behind no rectifier: codes of a signed grid let negative values pass that it did not."""
+    x = net.range_at(net.conv(net.placeholder(), name="first", act="", ranged=False), 0.0, 1.0, "first/act_quant")
+    return net.conv(x, name="last", act="")
+
+
+def numbered_pools(net: Net) -> Any:
+    """Names that a converter could have made of each other by adding a number."""
+    x = net.conv(net.placeholder(), name="first")
+    x = tf.nn.avg_pool2d(x, 2, 1, "SAME", name="pool1")
+    x = net.conv(x, name="second", act="")
+    return net.conv(tf.nn.avg_pool2d(x, 2, 1, "SAME", name="pool"), name="last", act="")
+
+
 def concat(net: Net) -> Any:
     x = net.placeholder(ranged=True)
     one, other = net.conv(x, name="one"), net.conv(x, name="other", act="", kernel=1)
@@ -174,6 +196,9 @@ NETS = {
     "conv_transpose": conv_transpose,
     "residual": residual,
     "residual_relu": residual_relu,
+    "residual_relu6": residual_relu6,
+    "implied_relu": implied_relu,
+    "numbered_pools": numbered_pools,
     "concat": concat,
     "max_pool": max_pool,
     "avg_pool": avg_pool,

@@ -18,8 +18,8 @@ pytestmark = pytest.mark.slow
 SAMPLES = 12
 # Codes that an output may differ by. A layer's kernel rounds its result once, and so does the graph: 1. Where layers follow
 # one another a code of the first that rounds otherwise reaches the last.
-AVERAGES = {"avg_pool", "mean", "resize"}  # the kernel rounds an average, and the graph does not
-TWO = {"residual", "residual_relu", "concat", "max_pool", "avg_pool", "mean", "resize", "shared_filter", "two_inputs", "wide"}
+AVERAGES = {"avg_pool", "mean", "resize", "numbered_pools"}  # the kernel rounds an average, and the graph does not
+TWO = {"residual", "residual_relu", "residual_relu6", "implied_relu", "numbered_pools", "concat", "max_pool", "avg_pool", "mean", "resize", "shared_filter", "two_inputs", "wide"}
 
 
 def written(folder, graph: Graph) -> str:

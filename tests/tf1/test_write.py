@@ -10,7 +10,7 @@ tensorflow = pytest.importorskip("tensorflow")
 from tensorflow.compat import v1  # noqa: E402
 
 from tests.tf1.nets import INPUT_STATS, build, run_graph  # noqa: E402
-from tf_requant import RequantError, Result, requantize, simulate  # noqa: E402
+from tf_requant import RequantError, Result, requantize, simulate, validate  # noqa: E402
 from tf_requant.io.tf1.fake_quant import Range, range_from  # noqa: E402
 from tf_requant.model.ops import info  # noqa: E402
 
@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("in_process")]
 TARGETS = ("tflite_int8", "nna_sym8", "nna_sym8_pow2", "nna_sym8_pow2_per_channel", "nna_usym8_pow2")
 NETS = (
     "conv_same", "conv_linear", "conv_no_bias", "conv_batch_norm", "conv_space_to_batch", "conv_per_channel", "depthwise",
-    "depthwise_multiplier", "dense", "dense_transposed", "dense_no_bias", "conv_transpose", "residual", "residual_relu",
+    "depthwise_multiplier", "dense", "dense_transposed", "dense_no_bias", "conv_transpose", "residual", "residual_relu", "residual_relu6", "implied_relu",
     "concat", "max_pool", "avg_pool", "mean", "pad", "resize", "softmax", "input_ranged", "input_args",
     "input_unit_range", "symmetric_range", "shared_filter", "two_inputs",
     "early_output", "lone_relu", "wide", "range_behind_pool",
@@ -44,6 +44,7 @@ LEAST = {
     ("range_behind_pool", "tflite_int8"): 0.98,
     ("resize", "tflite_int8"): 0.75,
     ("wide", "tflite_int8"): 0.98,
+    ("residual_relu6", "tflite_int8"): 0.98,
     ("resize", "nna_usym8_pow2"): 0.85,
 }
 
@@ -160,6 +161,28 @@ def test_a_dense_range_per_channel_is_refused_when_it_is_read(results, tmp_path,
     results(net, target).save(tmp_path / "new.pb")
     with pytest.raises(RequantError, match="MatMul.*range per channel"):
         requantize(tmp_path / "new.pb", target, corrections="none", input_stats=INPUT_STATS)
+
+
+@pytest.mark.parametrize("target", ["tflite_int8", "nna_usym8_pow2", "nna_sym8_pow2"])
+def test_a_name_with_a_number_is_not_taken_for_another(results, target):
+    off = differences(results("numbered_pools", target))
+    assert off.max() <= 4 and np.mean(off == 0) > 0.5  # averages round half way otherwise
+
+
+def test_a_layer_that_keeps_its_precision_is_no_range_of_a_graph(tmp_path, in_process):
+    (tmp_path / "net.pb").write_bytes(build("residual_relu6").content)
+    result = requantize(tmp_path / "net.pb", "nna_sym8_pow2", corrections="none", keep="last", input_stats=INPUT_STATS)
+    with pytest.raises(RequantError, match="at another precision"):
+        _ = result.graph_bytes
+
+
+def test_a_written_graph_remembers_the_samples_that_shaped_it(tmp_path, in_process):
+    (tmp_path / "net.pb").write_bytes(build("conv_same").content)
+    data = np.random.default_rng(0).integers(0, 256, (20, 8, 8, 3)).astype(np.uint8)
+    result = requantize(tmp_path / "net.pb", "nna_sym8_pow2", corrections="bias", calibration=data, input_stats=INPUT_STATS)
+    result.save(tmp_path / "new.pb")
+    with pytest.raises(RequantError, match="calibrated on"):
+        validate(tmp_path / "new.pb", reference=result.source.content, data=data)
 
 
 @pytest.mark.parametrize(("net", "target"), sorted(UNSAID))
