@@ -24,7 +24,7 @@ from tf_requant.targets import Target
 HELD_BACK = 5
 """One sample in this many judges the corrections and takes no part in them."""
 CLEAR = 0.5
-"""A gain below this many times the error is clear; a smaller one has to beat the bias correction alone."""
+"""An error below this share of what it was is a clear gain; a smaller gain has to beat the bias correction's own."""
 SYNTHETIC = 6
 """Samples of noise that stand in for data; two of them judge."""
 _SYNTHETIC_MACS = 4e9
@@ -127,19 +127,20 @@ class Corrector:
         applied: tuple[str, ...],
         samples: Callable[[Model], Samples],
         kind: str = "",
+        known: tuple[Outcome, Plan] | None = None,
     ) -> Corrected:
-        """Runs the pass, and the plan without it on the samples that judge; the better one."""
+        """Runs the pass, and the plan without it (unless that is known) on the samples that judge; the better one."""
         layerwise = frozenset(applied) & frozenset(LAYERWISE)
         after, corrected, judges = self._run(plan, layerwise, samples, False)
         what = ", ".join(n for n in applied if n not in before) or "nothing"
         if not judges:
             note = f"{what}: kept unjudged, since fewer than {HELD_BACK} samples leave none to hold back"
             return Corrected(corrected, applied, note, not kind)
-        unchanged, base, _ = self._run(plain, frozenset(), samples, True)
+        unchanged, base = known or self._run(plain, frozenset(), samples, True)[:2]
         better, alone = after.error < unchanged.error, None
         if not self.named and layerwise != {"bias"} and after.error > CLEAR * unchanged.error:
             # All of it together gains little or nothing: its most robust part alone may gain more.
-            alone = self._judged(plain, before, plain, (*before, "bias"), samples, kind)
+            alone = self._judged(plain, before, plain, (*before, "bias"), samples, kind, (unchanged, base))
         beaten = alone is not None and alone.error < after.error
         keep = (self.named or better) and not beaten
         outcome, result, names = (after, corrected, applied) if keep else (unchanged, base, before)
