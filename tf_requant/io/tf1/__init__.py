@@ -149,7 +149,9 @@ def read_graph(path: Path, options: GraphOptions = GraphOptions()) -> QatGraph:
         try:
             reply = _ask(folder, request)
         except RequantError as error:
-            raise error if str(path) in str(error) else type(error)(f"{path}: {error}") from error
+            if str(path) in str(error):
+                raise
+            raise type(error)(f"{path}: {error}") from error
         with np.load(folder / "survey.npz") as arrays:
             survey = Survey.from_json(reply["survey"], dict(arrays))
         return QatGraph(

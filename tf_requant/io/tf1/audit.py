@@ -134,6 +134,15 @@ def _check_ranges(nodes: Nodes, data: list[Any], outputs: list[str]) -> None:
             continue
         if not _is_ranged(nodes, node, inside, set(outputs)):
             lacking.append(node.name)
+    if lacking:
+        raise UnsupportedModelError(
+            f"no FakeQuant node gives the range of {_some(lacking)}; add one in training, or name as --outputs what lies before"
+        )
+    _check_single_ranges(nodes, data, inside)
+
+
+def _check_single_ranges(nodes: Nodes, data: list[Any], inside: set[str]) -> None:
+    """Refuses values with two ranges: a tensor of TFLite has one, and the converter drops the other silently."""
     for node in data:
         readers = [r for r in nodes.readers.get(node.name, ()) if r.name in inside]
         ranged = [r for r in readers if r.op in FAKE_QUANT]
@@ -145,10 +154,6 @@ def _check_ranges(nodes: Nodes, data: list[Any], outputs: list[str]) -> None:
             raise UnsupportedModelError(
                 f"node {node.name!r} quantizes what {nested.name!r} did already, with nothing computed between"
             )
-    if lacking:
-        raise UnsupportedModelError(
-            f"no FakeQuant node gives the range of {_some(lacking)}; add one in training, or name as --outputs what lies before"
-        )
 
 
 def _is_bias(nodes: Nodes, node: Any) -> bool:

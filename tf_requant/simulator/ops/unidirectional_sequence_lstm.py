@@ -20,6 +20,7 @@ from tf_requant.numerics.gemmlowp import INT16
 from tf_requant.numerics.integers import saturate, wrap
 from tf_requant.numerics.rounding import Rounding, shift_right
 from tf_requant.simulator.site import Arrays, CannotRun, Kernel, Site, point, quant_of, rescale_of, scale
+from tf_requant.simulator.tables import all_codes
 
 GATES = ("input", "forget", "cell", "output")
 _INPUT_WEIGHTS, _RECURRENT_WEIGHTS, _BIASES, _STATE, _CELL = 1, 5, 12, 18, 19
@@ -140,8 +141,7 @@ def _look_up(function: str, integer_bits: int, codes: NDArray[np.int64]) -> NDAr
 @cache
 def _table(function: str, integer_bits: int) -> NDArray[np.int64]:
     """A gate's activation of every int16 code, by gemmlowp's definition: a step has few elements and many steps."""
-    low, high = code_limits("int16")
-    return np.asarray(getattr(INT16, function)(np.arange(low, high + 1), integer_bits), np.int64)
+    return np.asarray(getattr(INT16, function)(all_codes("int16").astype(np.int64), integer_bits), np.int64)
 
 
 def _cell(site: Site) -> Cell:
