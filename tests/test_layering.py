@@ -23,11 +23,12 @@ ALLOWED = {
     "rewrite": MODEL | {"targets", "plan", "rewrite"},
     "report": MODEL | {"targets", "plan", "report"},
     "simulator": MODEL | {"simulator"},
+    "export": MODEL | {"targets", "simulator", "export"},
     "validation": MODEL | {"targets", "plan", "validation"},
     "sample": {"sample"},
 }
-THIRD_PARTY = {"numpy", "flatbuffers", "absl", "ai_edge_litert", "jsonschema", "PIL", "tqdm", "numba"}
-LAZY = {"tensorflow", "apache_beam", "matplotlib", "jsonschema", "PIL", "tflite_runtime"}
+THIRD_PARTY = {"numpy", "flatbuffers", "absl", "ai_edge_litert", "jsonschema", "PIL", "tqdm", "numba", "jinja2", "matplotlib"}
+LAZY = {"tensorflow", "apache_beam", "matplotlib", "jsonschema", "PIL", "tflite_runtime", "jinja2"}
 
 
 def sources() -> list[Path]:

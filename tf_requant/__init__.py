@@ -13,9 +13,10 @@ if TYPE_CHECKING:
     from tf_requant.errors import RequantError
     from tf_requant.model.graph import Model
     from tf_requant.pipeline.calibrate import calibrate
+    from tf_requant.pipeline.check import Check
     from tf_requant.pipeline.inspect import inspect
     from tf_requant.pipeline.requantize import Result, requantize
-    from tf_requant.pipeline.validate import Check, validate
+    from tf_requant.pipeline.validate import validate
     from tf_requant.targets import Target, builtin_targets, load_target
 
 _HOMES = {
@@ -28,7 +29,7 @@ _HOMES = {
     # nouns
     "Calibration": "tf_requant.calibration.statistics",
     "Result": "tf_requant.pipeline.requantize",
-    "Check": "tf_requant.pipeline.validate",
+    "Check": "tf_requant.pipeline.check",
     "Simulation": "tf_requant.pipeline.simulate",
     "Model": "tf_requant.model.graph",
     "Target": "tf_requant.targets",

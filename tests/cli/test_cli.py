@@ -58,7 +58,7 @@ def test_no_verb_at_all_prints_the_overview_and_exits_2():
 
 
 def test_an_unknown_verb_exits_2_and_names_the_verbs():
-    assert_refused(run("quantize"), "'quantize' is not a verb; verbs are: requantize, inspect, validate, simulate, calibrate, targets")
+    assert_refused(run("quantize"), "'quantize' is not a verb; verbs are: requantize, inspect, validate, simulate, calibrate, export, targets")
 
 
 def test_a_misspelt_flag_exits_2_with_a_suggestion(tmp_path):
@@ -108,7 +108,7 @@ def test_a_dry_run_prints_a_reason_per_tensor_and_writes_nothing(tmp_path):
 
 def test_a_report_is_one_json_document(tmp_path):
     assert convert(tmp_path, f"--report={tmp_path / 'report'}").returncode == 0
-    document = json.loads((tmp_path / "report/report.json").read_text())
+    document = json.loads((tmp_path / "report/requantization.json").read_text())
     assert document["target"] == "nna_sym8" and document["result_bytes"] == (tmp_path / "out.tflite").stat().st_size
 
 

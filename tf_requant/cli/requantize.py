@@ -12,10 +12,15 @@ from tf_requant.cli.progress import progress
 from tf_requant.errors import UsageError
 from tf_requant.io.tf1 import GRAPH_SUFFIX, is_graph
 from tf_requant.io.tflite_writer import save
+from tf_requant.pipeline.reporting import make
 from tf_requant.pipeline.requantize import prove, requantize
 
 SUMMARY = "re-expresses a quantized model for a target"
 EXAMPLE = "tf_requant requantize --model=model.tflite --target=nna_sym8_pow2 --output=model_nna.tflite"
+
+
+CONVERSION = "requantization.json"
+"""What `--report` writes; `validate --conversion` reads it."""
 
 
 def define(values: absl_flags.FlagValues) -> None:
@@ -37,7 +42,7 @@ def define(values: absl_flags.FlagValues) -> None:
         "may be repeated.", flag_values=values,
     )  # fmt: skip
     switch("dry_run", False, "Print the plan with a reason per tensor; write nothing.", flag_values=values)
-    text("report", None, "A folder for report.json.", flag_values=values)
+    text("report", None, f"A folder for {CONVERSION}: every decision with its reason.", flag_values=values)
     switch("overwrite", False, "Replace an existing output file.", flag_values=values)
     define_graph_flags(values)
     behind = "TF1 graph: what filters are rounded from: the codes it computes with, or the floats that training left behind them."
@@ -110,8 +115,5 @@ def _pins(pins: list[str]) -> dict[str, tuple[float, float]]:
 
 
 def _save_report(folder: Path, document: dict[str, object]) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"--report={folder}: cannot be made ({error.strerror})") from error
-    save(folder / "report.json", json.dumps(document, indent=1).encode())
+    make(folder)
+    save(folder / CONVERSION, json.dumps(document, indent=1).encode())

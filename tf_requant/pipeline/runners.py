@@ -76,7 +76,7 @@ def exactness_of(data: bytes, model: Model, source: Model, samples: Samples, cou
     with InterpreterProcess(EXACT) as process, Simulation(model, TFLITE_REF) as simulation:
         process.load(data, preserve_all=True)
         table.simulated_ops = sum(place.where != "host" for _, place in simulation.report.placed)
-        for batch in _first(samples.codes(1), count):
+        for batch in first(samples.codes(1), count):
             inputs: dict[str | int, NDArray[Any]] = {
                 t: feed(batch[a.name], a, b) for t, (a, b) in zip(model.main.inputs, pairs)
             }
@@ -92,7 +92,7 @@ def layer_table(
     table = LayerTable(comparable(source), comparable(model), read_record(model).gains)
     with InterpreterProcess(backend) as ours, InterpreterProcess(backend) as theirs:
         runs = [(ours, ours.load(reference, preserve_all=True), source), (theirs, theirs.load(candidate, preserve_all=True), model)]
-        for batch in _first(samples.codes(1), layers):
+        for batch in first(samples.codes(1), layers):
             observed = []
             for process, details, m in runs:
                 fed = (feed(batch[a.name], a, b) for a, b in feeds(source, m))
@@ -103,6 +103,7 @@ def layer_table(
     return table.rows()
 
 
-def _first(batches: Iterator[dict[str, NDArray[Any]]], count: int) -> Iterator[dict[str, NDArray[Any]]]:
+def first(batches: Iterator[dict[str, NDArray[Any]]], count: int) -> Iterator[dict[str, NDArray[Any]]]:
+    """The first batches."""
     for _, batch in zip(range(count), batches):
         yield batch

@@ -44,7 +44,7 @@ def load_arithmetic(source: ArithmeticSource) -> tuple[Arithmetic, Target | None
     return target.arithmetic, target
 
 
-def _unlisted(graph: Graph, target: Target | None) -> dict[int, str]:
+def unlisted(graph: Graph, target: Target | None) -> dict[int, str]:
     """The ops that a target leaves to its host, with the reason."""
     if target is None:
         return {}
@@ -136,7 +136,7 @@ class Simulation:
             strict=strict,
             observe=observe,
             engine=engine,
-            host=_unlisted(self.model.main, target),
+            host=unlisted(self.model.main, target),
         )
         self.names = tensor_names(self.model.main)
 

@@ -1,10 +1,9 @@
 """The validate verb: quality in the real interpreters, layer by layer, and legality against a target."""
 
-import json
+import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +15,19 @@ from tf_requant.errors import CalibrationError, UsageError
 from tf_requant.io.data import Samples, load_samples
 from tf_requant.io.tf1 import GraphOptions, is_graph
 from tf_requant.model.graph import Model
+from tf_requant.pipeline.check import Check, FileFacts, Isolation, Thresholds
+from tf_requant.pipeline.diagnosis import diagnose, reasons_of
 from tf_requant.pipeline.inputs import input_specs
 from tf_requant.pipeline.record import read_record
 from tf_requant.pipeline.requantize import TargetSource
 from tf_requant.pipeline.runners import EXACT, exactness_of, interpreted, layer_table, simulated
+from tf_requant.pipeline.simulate import unlisted
 from tf_requant.pipeline.source import NO_OPTIONS, load_source
 from tf_requant.runtime import BACKENDS
 from tf_requant.simulator.profiles import TFLITE_REF
 from tf_requant.targets import load_target
-from tf_requant.validation.exactness import Exactness
 from tf_requant.validation.legality import Legality, check_legality
-from tf_requant.validation.quality import Metric, Quality, measure
+from tf_requant.validation.quality import Metric, Outputs, Quality, measure
 from tf_requant.validation.tensors import TensorQuality
 
 _BATCH = 32
@@ -34,87 +35,10 @@ SIMULATOR = "sim"
 """The backend's name that stands for the simulator: the candidate under its target's arithmetic, or tflite_ref."""
 LAYER_SAMPLES = 8
 """Samples that the layer table looks at: every tensor of every layer is compared."""
-
-
-@dataclass(frozen=True)
-class Check:
-    """What a validation found.
-
-    Attributes:
-        quality: by backend, in the order asked for.
-        tensors: the layer table, in the candidate's order.
-        legality: the verdict against the target; None when no target was given.
-        exactness: the simulator against LiteRT's reference kernels, where `sim` was asked for.
-        failures: one sentence for each threshold missed; empty is a pass.
-    """
-
-    quality: dict[str, Quality]
-    tensors: tuple[TensorQuality, ...] = ()
-    legality: Legality | None = None
-    failures: tuple[str, ...] = ()
-    notes: tuple[str, ...] = field(default=())
-    exactness: Exactness | None = None
-
-    @property
-    def agreement(self) -> float:
-        """Top-1 agreement in the first backend."""
-        return next(iter(self.quality.values())).agreement
-
-    @property
-    def top1(self) -> float | None:
-        """The candidate's top-1 in the first backend."""
-        return next(iter(self.quality.values())).top1
-
-    @property
-    def reference_top1(self) -> float | None:
-        """The source's top-1 in the first backend."""
-        return next(iter(self.quality.values())).reference_top1
-
-    @property
-    def passed(self) -> bool:
-        """Whether no threshold was missed and the target, if any, is obeyed."""
-        return not self.failures
-
-    def to_dict(self) -> dict[str, Any]:
-        """Everything as JSON-ready values; an infinite SQNR becomes null."""
-        document = {
-            "passed": self.passed,
-            "quality": {name: asdict(q) for name, q in self.quality.items()},
-            "tensors": [asdict(t) for t in self.tensors],
-            "legality": None if self.legality is None else self.legality.to_dict(),
-            "exactness": None if self.exactness is None else self.exactness.to_dict(),
-            "failures": list(self.failures),
-            "notes": list(self.notes),
-        }
-        result: dict[str, Any] = json.loads(json.dumps(document), parse_constant=lambda _: None)
-        return result
-
-    def __str__(self) -> str:
-        """The verdict first, then quality, legality and the worst layers."""
-        lines = ["PASS" if self.passed else "FAIL", *(f"  {f}" for f in self.failures)]
-        for name, q in self.quality.items():
-            low, high = q.agreement_interval
-            lines.append(f"{name}: agreement {q.agreement:.2%} (95 %: {low:.2%} to {high:.2%}) on {q.samples} samples")
-            if q.top1 is not None and q.reference_top1 is not None and q.top1_drop_interval is not None:
-                low, high = q.top1_drop_interval
-                lines.append(
-                    f"  top-1 {q.top1:.2%}, source {q.reference_top1:.2%}, drop {q.top1_drop:.2%} (95 %: {low:.2%} to {high:.2%})"
-                )
-            lines.append(f"  outputs: SQNR {q.sqnr:.1f} dB, largest difference {q.largest:.4g}")
-            if q.metric is not None:
-                lines.append(f"  metric: {q.metric:.6g}")
-        if self.legality is not None:
-            verdict = "obeyed" if self.legality.legal else f"broken {len(self.legality.violations)} times"
-            lines.append(
-                f"target {self.legality.target}: {verdict}; {self.legality.accelerated} ops on the accelerator, "
-                f"{len(self.legality.host_ops)} on the host"
-            )
-            lines += [f"  host: {h.where}: {h.reason}" for h in self.legality.host_ops]
-        if self.exactness is not None:
-            lines.append(str(self.exactness))
-        for row in sorted(self.tensors, key=lambda t: t.sqnr)[:3]:
-            lines.append(f"worst layers: {row.sqnr:.1f} dB, largest difference {row.largest:.1f} steps: {row.name}")
-        return "\n".join([*lines, *(f"note: {n}" for n in self.notes)])
+ISOLATED_SAMPLES = 16
+"""Samples on which every layer is run alone and restored."""
+_KEPT = 1 << 26
+"""Elements of outputs that a check keeps, 256 MB of float32."""
 
 
 def validate(
@@ -126,10 +50,12 @@ def validate(
     target: TargetSource | None = None,
     against: Sequence[str] = ("litert",),
     metric: Metric | None = None,
-    layers: int = LAYER_SAMPLES,
+    layers: int | None = None,
     min_agreement: float | None = None,
     max_top1_drop: float | None = None,
     max_layer_error: float | None = None,
+    isolate: bool = False,
+    conversion: Mapping[str, Any] | None = None,
     options: GraphOptions = NO_OPTIONS,
     progress: Callable[[int, int], None] | None = None,
 ) -> Check:
@@ -145,10 +71,13 @@ def validate(
             source in the simulator as `tflite_ref` and the candidate under its target's arithmetic, and proves the
             simulator against litert_ref on the candidate, tensor by tensor.
         metric: (source's outputs, candidate's outputs) -> a number, for detection, segmentation or regression.
-        layers: samples for the layer table; 0 leaves it out.
+        layers: samples for the layer table; 0 leaves it out, None takes 8, or 16 where layers are isolated.
         min_agreement: the least share of equal top-1 answers, 0 to 1.
         max_top1_drop: the largest loss of top-1, in points (percent).
         max_layer_error: the least SQNR in dB that any layer may have, as a negative number of dB of error.
+        isolate: also run every layer alone on the source's own values and restored to the source's precision, in the
+            simulator (under the target's arithmetic where `sim` is asked for), rank what costs most, and keep the outputs.
+        conversion: the report of the requantization (`result.report.to_dict()`), whose reasons the layer table then tells.
         options: what a TF1 graph among the two does not say of itself.
         progress: called with (samples done, samples in all).
 
@@ -165,6 +94,7 @@ def validate(
     samples = load_samples(data, input_specs(source))
     _refuse_overlap(candidate, samples)
     truth = samples.labels if labels is None else np.asarray(labels)
+    kept = _Kept(isolate, source)
     quality = {}
     for n, backend in enumerate(against):
         done = None if progress is None else _progress(progress, n, len(samples), len(against))
@@ -175,18 +105,86 @@ def validate(
             else:
                 pairs = ((reference_bytes, source), (candidate_bytes, candidate))
                 runners = [interpreted(stack, backend, b, m, source) for b, m in pairs]
-            quality[backend] = measure(runners[0], runners[1], samples.codes(_BATCH), truth, metric, done)
-    observer = next((name for name in against if name != SIMULATOR), EXACT)
-    tensors = layer_table(reference_bytes, candidate_bytes, source, candidate, samples, layers, observer) if layers else ()
-    exactness = exactness_of(candidate_bytes, candidate, source, samples, layers or LAYER_SAMPLES) if SIMULATOR in against else None
+            quality[backend] = measure(
+                runners[0], runners[1], samples.codes(_BATCH), truth, metric, done, kept.add if n == 0 else None
+            )
     legality = None if target is None else check_legality(candidate, load_target(target))
-    failures = _failures(quality, tensors, legality, (min_agreement, max_top1_drop, max_layer_error))
+    count = layers if layers is not None else ISOLATED_SAMPLES if isolate else LAYER_SAMPLES
+    isolation = None
+    if isolate:
+        judge = None if target is None or SIMULATOR not in against else load_target(target)
+        isolation = diagnose(
+            source, candidate, samples, max(count, 1), TFLITE_REF if judge is None else judge.arithmetic,
+            None if judge is None else unlisted(candidate.main, judge), legality, reasons_of(conversion), progress,
+        )  # fmt: skip
+        tensors = _tensors(isolation)
+    elif count:
+        observer = next((name for name in against if name != SIMULATOR), EXACT)
+        tensors = layer_table(reference_bytes, candidate_bytes, source, candidate, samples, count, observer)
+    else:
+        tensors = ()
+    exactness = exactness_of(candidate_bytes, candidate, source, samples, layers or LAYER_SAMPLES) if SIMULATOR in against else None
+    thresholds = Thresholds(min_agreement, max_top1_drop, max_layer_error)
+    failures = _failures(quality, tensors, legality, thresholds)
     if exactness is not None and not (exactness.elements and exactness.simulated_ops):
         failures += ("the simulator could not be proved: it computes no tensor that the interpreter shows",)
     if exactness is not None and exactness.first is not None:
         failures += (f"the simulator is not exact: {exactness.mismatches} elements differ, the first at {exactness.first}",)
     notes = tuple(f"input {name!r} was not in the data and was held at zero" for name in samples.zero_filled)
-    return Check(quality, tensors, legality, failures, notes, exactness)
+    return Check(
+        quality, tensors, legality, failures, (*notes, *kept.notes), exactness, isolation,
+        _facts(model, candidate_bytes, candidate), _facts(reference, reference_bytes, source), thresholds,
+        kept.outputs(truth),
+    )  # fmt: skip
+
+
+class _Kept:
+    """The outputs of both models, as long as there is room for them.
+
+    Args:
+        wanted: whether to keep any.
+        source: whose outputs' names they get.
+    """
+
+    def __init__(self, wanted: bool, source: Model) -> None:
+        self._names = [source.main.tensors[t].name for t in source.main.outputs]
+        self._parts: dict[str, list[NDArray[np.float32]]] = {}
+        self._room = _KEPT if wanted else 0
+        self._wanted = wanted
+
+    def add(self, reference: Outputs, candidate: Outputs) -> None:
+        """Keeps a batch."""
+        self._room -= sum(a.size for a in (*reference, *candidate))
+        if self._room < 0:
+            self._parts = {}
+            return
+        for side, outputs in (("reference", reference), ("candidate", candidate)):
+            for name, values in zip(self._names, outputs):
+                self._parts.setdefault(f"{side}/{name}", []).append(np.asarray(values, np.float32))
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was left out."""
+        return ("the outputs are too large to be kept in outputs.npz",) if self._wanted and self._room < 0 else ()
+
+    def outputs(self, labels: NDArray[Any] | None) -> dict[str, NDArray[Any]]:
+        """What was kept, with the labels."""
+        found: dict[str, NDArray[Any]] = {name: np.concatenate(parts) for name, parts in self._parts.items()}
+        return found | ({"labels": np.asarray(labels)} if found and labels is not None else {})
+
+
+def _facts(source: object, data: bytes, model: Model) -> FileFacts:
+    name = Path(source).name if isinstance(source, str | os.PathLike) else "bytes"
+    return FileFacts(name, len(data), hashlib.sha256(data).hexdigest(), sum(len(g.ops) for g in model.graphs))
+
+
+def _tensors(isolation: Isolation) -> tuple[TensorQuality, ...]:
+    """The rows of the layer table that both models have."""
+    return tuple(
+        TensorQuality(row.name, row.sqnr, row.largest)
+        for row in isolation.layers
+        if row.sqnr is not None and row.largest is not None
+    )
 
 
 def _refuse_overlap(candidate: Model, samples: Samples) -> None:
@@ -226,9 +224,11 @@ def _failures(
     quality: dict[str, Quality],
     tensors: tuple[TensorQuality, ...],
     legality: Legality | None,
-    thresholds: tuple[float | None, float | None, float | None],
+    thresholds: Thresholds,
 ) -> tuple[str, ...]:
-    min_agreement, max_top1_drop, max_layer_error = thresholds
+    min_agreement, max_top1_drop, max_layer_error = (
+        thresholds.min_agreement, thresholds.max_top1_drop, thresholds.max_layer_error
+    )  # fmt: skip
     found = []
     for name, q in quality.items():
         if min_agreement is not None and q.agreement < min_agreement:

@@ -193,6 +193,10 @@ class Simulator:
                 run.values.pop(index, None)
         return outputs
 
+    def execute(self, position: int, arrays: Sequence[NDArray[Any] | None]) -> Sequence[NDArray[Any]]:
+        """One op alone: its outputs for these inputs, constants among them, None where an optional one is absent."""
+        return self._call(self._kernels[position], arrays, position)
+
     def revise(self, graph: Graph, position: int) -> None:
         """Goes on with a graph in which one op's constants are others."""
         self.graph = graph

@@ -13,6 +13,7 @@ from tf_requant.validation.metrics import decibels, paired_difference, power, wi
 Outputs = Sequence[NDArray[Any]]
 Runner = Callable[[dict[str, NDArray[Any]]], Outputs]
 Metric = Callable[[Outputs, Outputs], float]
+_TOP = 5
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,8 @@ class Quality:
         sqnr: signal over difference of all outputs in real units, dB.
         largest: the largest difference of an output, real units.
         metric: the mean of the caller's own metric over batches; None without one.
+        top5: the candidate's share of samples whose class is among its five highest scores; None below six classes.
+        reference_top5: the source's.
     """
 
     samples: int
@@ -42,6 +45,8 @@ class Quality:
     top1_drop: float | None = None
     top1_drop_interval: tuple[float, float] | None = None
     metric: float | None = None
+    top5: float | None = None
+    reference_top5: float | None = None
 
 
 def measure(
@@ -51,6 +56,7 @@ def measure(
     labels: NDArray[Any] | None = None,
     metric: Metric | None = None,
     progress: Callable[[int], None] | None = None,
+    keep: Callable[[Outputs, Outputs], None] | None = None,
 ) -> Quality:
     """Runs both models over batches of the source's input codes.
 
@@ -61,6 +67,7 @@ def measure(
         labels: the right class of each sample.
         metric: (source's outputs, candidate's outputs) of a batch -> a number, for models that don't classify.
         progress: called with the number of samples done.
+        keep: called with the outputs of each batch, the source's and the candidate's.
 
     Raises:
         CalibrationError: no samples, or labels of another number or of no class of the model.
@@ -75,6 +82,8 @@ def measure(
         if truth is not None and len(truth) < size:
             raise CalibrationError(f"there are {len(np.ravel(labels))} labels, but more samples")
         total.add(wanted, got, truth, None if metric is None else metric(wanted, got))
+        if keep is not None:
+            keep(wanted, got)
         if progress is not None:
             progress(total.samples)
     if not total.samples:
@@ -112,6 +121,19 @@ def answers(output: NDArray[Any]) -> NDArray[Any]:
     return flat if np.issubdtype(output.dtype, np.integer) else flat.argmax(1)[:, None]
 
 
+def among_first(scores: NDArray[Any], truth: NDArray[Any]) -> int:
+    """How many samples have their class among their five highest scores; of equal scores the first class stands first.
+
+    Args:
+        scores: [N, ...] real values.
+        truth: int[N].
+    """
+    flat = scores.reshape(len(scores), -1)
+    own = flat[np.arange(len(flat)), truth][:, None]
+    ahead = (flat > own) | ((flat == own) & (np.arange(flat.shape[1]) < truth[:, None]))
+    return int((ahead.sum(axis=1) < _TOP).sum())
+
+
 class _Totals:
     """What accumulates over batches."""
 
@@ -119,7 +141,8 @@ class _Totals:
         self.samples = self.equal = self.compared = 0
         self.right = self.reference_right = self.only_reference = self.only_candidate = 0
         self.signal = self.noise = self.largest = 0.0
-        self.labelled = False
+        self.top5 = self.reference_top5 = 0
+        self.labelled = self.ranked = False
         self.metrics: list[float] = []
 
     def add(self, wanted: Outputs, got: Outputs, truth: NDArray[Any] | None, metric: float | None) -> None:
@@ -134,6 +157,10 @@ class _Totals:
             self.right += int(two.sum())
             self.only_reference += int((one & ~two).sum())
             self.only_candidate += int((two & ~one).sum())
+            if not np.issubdtype(wanted[0].dtype, np.integer) and wanted[0][0].size > _TOP:
+                self.ranked = True
+                self.reference_top5 += among_first(wanted[0], truth)
+                self.top5 += among_first(got[0], truth)
         for a, b in zip(wanted, got):
             x = a.astype(np.float64)
             difference = b.astype(np.float64) - x
@@ -156,4 +183,6 @@ class _Totals:
             top1_drop=drop if self.labelled else None,
             top1_drop_interval=interval if self.labelled else None,
             metric=float(np.mean(self.metrics)) if self.metrics else None,
+            top5=self.top5 / self.samples if self.ranked else None,
+            reference_top5=self.reference_top5 / self.samples if self.ranked else None,
         )
