@@ -23,7 +23,7 @@ ALLOWED = {
     "rewrite": MODEL | {"targets", "plan", "rewrite"},
     "report": MODEL | {"targets", "plan", "report"},
     "simulator": MODEL | {"simulator"},
-    "export": MODEL | {"targets", "simulator", "export"},
+    "export": MODEL | {"simulator", "export"},
     "validation": MODEL | {"targets", "plan", "validation"},
     "sample": {"sample"},
 }

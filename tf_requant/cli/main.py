@@ -18,7 +18,7 @@ from tf_requant.version import __version__
 
 DONE, BUG, BAD_INPUT, THRESHOLD = 0, 1, 2, 3
 
-VERBS = ("requantize", "inspect", "validate", "simulate", "calibrate", "targets")
+VERBS = ("requantize", "inspect", "validate", "simulate", "calibrate", "export", "targets")
 
 
 def main(argv: list[str] | None = None) -> int:

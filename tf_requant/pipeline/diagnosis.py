@@ -1,6 +1,6 @@
 """Where a candidate loses what it loses: every layer alone, every layer restored, ranked, with what the page draws."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ from tf_requant.io.data import Samples
 from tf_requant.model.graph import Graph, Model
 from tf_requant.numerics.arithmetic import Arithmetic
 from tf_requant.pipeline.check import Isolation
-from tf_requant.pipeline.isolation import Pair, measure_layers, reals, restore_layers
+from tf_requant.pipeline.isolation import Measurement, Pair, Race, Values, reals
 from tf_requant.pipeline.runners import first
 from tf_requant.report.accumulators import accumulator_bounds
 from tf_requant.simulator.profiles import TFLITE_REF
@@ -26,7 +26,6 @@ _PICTURED = 8
 """Worst layers whose histograms are drawn."""
 _POINTS = 2000
 """Pairs of scores that are drawn."""
-Batch = dict[str, NDArray[Any]]
 
 
 def diagnose(
@@ -51,55 +50,63 @@ def diagnose(
         unlisted: ops that its target leaves to the host, with the reason.
         legality: the verdict on the candidate, where there is a target.
         reasons: why tensors were given their parameters, by name.
-        progress: called with (samples done, in all), for each of two passes.
+        progress: called with (samples done, in all).
     """
     pair = Pair(source, result, arithmetic, unlisted)
     count = min(count, len(samples))
+    measurement, race, points = Measurement(pair), Race(pair), ScorePairs(pair, count)
     try:
-        statistics = measure_layers(pair, first(samples.codes(1), count), _part(progress, 0, count))
-        restorations = {}
-        if pair.scores:
-            restorations = restore_layers(pair, first(samples.codes(1), count), _part(progress, 1, count))
-        error, power, points = _scores(pair, first(samples.codes(1), min(count, _POINTS)), count)
+        for done, batch in enumerate(first(samples.codes(1), count), 1):
+            values = pair.run(batch)
+            for observer in (measurement, race, points):
+                observer.add(*values)
+            if progress is not None:
+                progress(done, count)
     finally:
         pair.close()
-    graph = pair.meet.result
+    graph, statistics = pair.meet.result, measurement.found
     host = None if legality is None else {h.index: h.reason for h in legality.host_ops if h.where == graph.where(h.index)}
     bits = {row.name: row.bits for row in accumulator_bounds(0, graph)}
     rows = layer_rows(pair.meet, statistics, host, reasons or {}, bits)
     causes = {row.index: cause(row) for row in rows}
-    culprits = rank(graph, restorations, suspicions(pair.meet, statistics), causes)
-    pictures = {"layers": [_picture(pair.meet, graph, c, statistics) for c in culprits[:_PICTURED]], "scatter": points}
-    pictures["layers"] = [p for p in pictures["layers"] if p is not None]
+    culprits = rank(graph, race.found, suspicions(pair.meet, statistics), causes)
+    drawn = [_picture(pair.meet, graph, c, statistics) for c in culprits[:_PICTURED]]
+    pictures = {"layers": [p for p in drawn if p is not None], "scatter": points.to_dict()}
     names = tuple(graph.tensors[t].name for t in pair.scores)
-    sqnr = decibels(power, error) if pair.scores else None
+    sqnr = decibels(race.power, race.error) if pair.scores else None
     return Isolation(rows, culprits, count, arithmetic.name, names, sqnr, pictures)
 
 
-def _part(progress: Callable[[int, int], None] | None, part: int, count: int) -> Callable[[int], None] | None:
-    return None if progress is None else lambda done: progress(part * count + done, 2 * count)
+class ScorePairs:
+    """Scores of both models, evenly taken.
 
+    Args:
+        pair: the models.
+        samples: how many there will be.
+    """
 
-def _scores(pair: Pair, batches: Iterator[Batch], count: int) -> tuple[float, float, dict[str, Any]]:
-    """Error and power of the scores over all samples, and pairs of scores, evenly taken."""
-    error = power = 0.0
-    wanted, got = [], []
-    total = 0
-    for batch in batches:
-        source, running = pair.run(batch)
-        more = pair.noise(source, running)
-        error, power = error + more[0], power + more[1]
-        for t in pair.scores:
-            x = reals(source[pair.meet.tensors[t]], pair.meet.source.tensors[pair.meet.tensors[t]]).reshape(-1)
-            y = (reals(running[t], pair.meet.result.tensors[t]) / pair.meet.gains[t]).reshape(-1)
-            step = max(1, x.size * count * len(pair.scores) // _POINTS)
+    def __init__(self, pair: Pair, samples: int) -> None:
+        self._pair, self._samples = pair, samples
+        self._kept: list[NDArray[np.float64]] = []
+        self._of = self._done = 0
+
+    def add(self, source: Values, running: Values) -> None:
+        """Takes some scores of one sample."""
+        meet = self._pair.meet
+        for t in self._pair.scores:
+            x = reals(source[meet.tensors[t]], meet.source.tensors[meet.tensors[t]]).reshape(-1)
+            y = (reals(running[t], meet.result.tensors[t]) / meet.gains[t]).reshape(-1)
+            step = -(-x.size * self._samples * len(self._pair.scores) // _POINTS)
             # Another offset for each sample, so that not the same classes are drawn every time.
-            start = len(wanted) % step
-            wanted.append(x[start::step])
-            got.append(y[start::step])
-            total += x.size
-    flat = [np.concatenate(a)[:_POINTS].tolist() if a else [] for a in (wanted, got)]
-    return error, power, {"reference": flat[0], "result": flat[1], "of": total}
+            start = self._done % step
+            self._kept.append(np.stack([x[start::step], y[start::step]]))
+            self._of += x.size
+        self._done += 1
+
+    def to_dict(self) -> dict[str, Any]:
+        """As the schema of the report has them."""
+        kept = np.concatenate(self._kept, axis=1)[:, :_POINTS] if self._kept else np.zeros((2, 0))
+        return {"reference": kept[0].tolist(), "result": kept[1].tolist(), "of": self._of}
 
 
 def _picture(

@@ -1,6 +1,6 @@
 """Layers one by one: each run alone on the source's own values, each restored to the source's precision."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -128,59 +128,62 @@ class Pair:
         return error, power
 
 
-def measure_layers(
-    pair: Pair, samples: Iterable[dict[str, NDArray[Any]]], progress: Callable[[int], None] | None = None
-) -> dict[int, LayerStatistics]:
-    """Runs both models on every sample and compares each tensor, running and alone.
+class Measurement:
+    """Compares each tensor of both models, running and alone.
 
-    Returns:
-        Statistics by tensor index of the candidate, in execution order. Memory holds one sample.
+    Attributes:
+        found: statistics by tensor index of the candidate, in execution order.
     """
-    meet = pair.meet
-    found: dict[int, LayerStatistics] = {}
-    for done, batch in enumerate(samples, 1):
-        source, running = pair.run(batch)
+
+    def __init__(self, pair: Pair) -> None:
+        self._pair = pair
+        self.found: dict[int, LayerStatistics] = {}
+
+    def add(self, source: Values, running: Values) -> None:
+        """Counts one sample."""
+        meet = self._pair.meet
         for index, op in enumerate(meet.result.ops):
             wanted = [t for t in op.outputs if meet.comparable(t)]
             if not wanted:
                 continue
-            alone = pair.isolated(index, source)
+            alone = self._pair.isolated(index, source)
             by_tensor = {} if alone is None else dict(zip(op.outputs, alone))
             for t in wanted:
                 s = meet.tensors[t]
-                if t not in found:
-                    found[t] = LayerStatistics(meet.source.tensors[s], meet.result.tensors[t], meet.gains[t])
-                found[t].add(source[s], running[t], by_tensor.get(t))
-        if progress is not None:
-            progress(done)
-    return found
+                if t not in self.found:
+                    self.found[t] = LayerStatistics(meet.source.tensors[s], meet.result.tensors[t], meet.gains[t])
+                self.found[t].add(source[s], running[t], by_tensor.get(t))
 
 
-def restore_layers(
-    pair: Pair, samples: Iterable[dict[str, NDArray[Any]]], progress: Callable[[int], None] | None = None
-) -> dict[int, Restoration]:
+class Race:
     """Restores each layer by itself to the source's precision, and looks at what that makes of the scores.
 
     All layers run on the first samples; then only those that gain most stay in the race.
 
-    Returns:
-        By op index of the candidate; ops that the source does not have are left out.
+    Attributes:
+        found: by op index of the candidate; ops that the source does not have are left out.
+        error: squared error of the scores as the candidate is, summed over samples.
+        power: their squared value.
     """
-    found = {index: Restoration() for index in sorted(pair.meet.ops)}
-    racing = list(found)
-    for done, batch in enumerate(samples, 1):
-        source, running = pair.run(batch)
+
+    def __init__(self, pair: Pair) -> None:
+        self._pair = pair
+        self.found = {index: Restoration() for index in sorted(pair.meet.ops)} if pair.scores else {}
+        self._racing = list(self.found)
+        self._samples = 0
+        self.error = self.power = 0.0
+
+    def add(self, source: Values, running: Values) -> None:
+        """Counts one sample."""
+        pair = self._pair
         before, power = pair.noise(source, running)
-        for index in racing:
-            outputs = pair.restored(index, running)
-            noise = pair.noise(source, pair.onward(index, running, outputs))[0]
-            found[index].add(noise, before, power)
+        self.error, self.power, self._samples = self.error + before, self.power + power, self._samples + 1
+        for index in self._racing:
+            scored = pair.onward(index, running, pair.restored(index, running))
+            self.found[index].add(pair.noise(source, scored)[0], before, power)
         for count, layers in _RACE:
-            if done == count:
-                racing = sorted(racing, key=lambda index: -found[index].gain)[:layers]
-        if progress is not None:
-            progress(done)
-    return found
+            if self._samples == count:
+                self._racing = sorted(self._racing, key=lambda index: -self.found[index].gain)[:layers]
 
 
 def convert(codes: NDArray[Any], old: Tensor, new: Tensor, gain: Gain) -> NDArray[Any]:

@@ -1,6 +1,6 @@
 """ADD and SUB: both inputs brought to one scale, added, brought to the output's."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,30 @@ _INT16_LEFT_SHIFT = 15
 _ENOUGH = 40
 
 
+@dataclass(frozen=True, eq=False)
+class ToCommon:
+    """Codes of one input on the scale of the sum: saturate(rescale((code - zero point) << left_shift), bits).
+
+    Attributes:
+        tensor: the input.
+        left_shift: bits.
+        rescale: None where the shift is all.
+        bits: width of the register; None does not limit it.
+    """
+
+    tensor: Tensor
+    left_shift: int = 0
+    rescale: Rescale | None = None
+    bits: int | None = None
+
+    def __call__(self, codes: NDArray[Any]) -> NDArray[np.int64]:
+        """Codes of any shape -> int64."""
+        value = centered(codes, self.tensor) << self.left_shift
+        if self.rescale is not None:
+            value = self.rescale.apply(value)
+        return value if self.bits is None else saturate(value, self.bits)
+
+
 def prepare(site: Site, sign: int = 1) -> Kernel:
     """The kernel of one ADD, or with sign -1 one SUB; broadcasts."""
     left, right = site.input(0), site.input(1)
@@ -27,7 +51,7 @@ def prepare(site: Site, sign: int = 1) -> Kernel:
     lefts, rights = (_tabulated(f, t) for f, t in zip(to_common, (left, right)))
     bound = sum(largest(f(all_codes(t.dtype))) for f, t in zip(to_common, (left, right)))
     finish = site.finisher(stage, bound)
-    bits = None if rescale.requantizer.kind == "float32" else site.arithmetic.add.intermediate_bits
+    bits = sum_bits(site, rescale)
 
     def run(arrays: Arrays) -> list[NDArray[Any]]:
         a, b = arrays[0], arrays[1]
@@ -50,7 +74,12 @@ def add(left: NDArray[np.int64], right: NDArray[np.int64], sign: int, bits: int 
     return np.asarray(finish(total if bits is None else saturate(total, bits)))
 
 
-def common_scale(site: Site, left: Tensor, right: Tensor) -> tuple[tuple[Function, Function], Rescale]:
+def sum_bits(site: Site, rescale: Rescale) -> int | None:
+    """Width of the register of the sum; None in float32, which does not limit it."""
+    return None if rescale.requantizer.kind == "float32" else site.arithmetic.add.intermediate_bits
+
+
+def common_scale(site: Site, left: Tensor, right: Tensor) -> tuple[tuple[ToCommon, ToCommon], Rescale]:
     """Two maps from codes to int64 on a common scale, and the rescale from there to the output."""
     style = site.arithmetic.add
     scales = [float(scale(t)) for t in (left, right, site.output())]
@@ -63,7 +92,7 @@ def common_scale(site: Site, left: Tensor, right: Tensor) -> tuple[tuple[Functio
 
 def _tflite(
     site: Site, style: AddStyle, tensors: tuple[Tensor, Tensor], scales: list[float]
-) -> tuple[tuple[Function, Function], Rescale]:
+) -> tuple[tuple[ToCommon, ToCommon], Rescale]:
     """Headroom of L bits, both inputs rescaled to twice the larger scale."""
     left_shift = _INT16_LEFT_SHIFT if tensors[0].dtype == "int16" else style.left_shift
     rule = site.requantizer(tensors[0])
@@ -73,9 +102,8 @@ def _tflite(
         rule = replace(rule, stages=(Stage("rest", style.rounding),))
     twice = 2 * max(scales[:2])
 
-    def to_common(tensor: Tensor, own: float) -> Function:
-        rescale = rescale_of(own / twice, rule)
-        return lambda codes: rescale.apply(centered(codes, tensor) << left_shift)
+    def to_common(tensor: Tensor, own: float) -> ToCommon:
+        return ToCommon(tensor, left_shift, rescale_of(own / twice, rule))
 
     output = rescale_of(twice / (2.0**left_shift * scales[2]), rule)
     return (to_common(tensors[0], scales[0]), to_common(tensors[1], scales[1])), output
@@ -83,26 +111,24 @@ def _tflite(
 
 def _aligned(
     style: AddStyle, tensors: tuple[Tensor, Tensor], scales: list[float]
-) -> tuple[tuple[Function, Function], Rescale]:
+) -> tuple[tuple[ToCommon, ToCommon], Rescale]:
     """Powers of two: both inputs shifted left to the finer scale, one shift after the sum."""
     finer = min(scales[:2])
 
-    def to_common(tensor: Tensor, own: float) -> Function:
-        bits = min(int(np.log2(own / finer)), _ENOUGH)
-        return lambda codes: saturate(centered(codes, tensor) << bits, style.intermediate_bits)
+    def to_common(tensor: Tensor, own: float) -> ToCommon:
+        return ToCommon(tensor, min(int(np.log2(own / finer)), _ENOUGH), bits=style.intermediate_bits)
 
     rounding = Rounding.HALF_UP if style.rounding is None else style.rounding
     rule = Requantizer("shift", 0, (-62, 62), (Stage("rest", rounding),))
     return (to_common(tensors[0], scales[0]), to_common(tensors[1], scales[1])), rescale_of(finer / scales[2], rule)
 
 
-def _in_float32(site: Site, left: Tensor, right: Tensor) -> tuple[tuple[Function, Function], Rescale]:
+def _in_float32(site: Site, left: Tensor, right: Tensor) -> tuple[tuple[ToCommon, ToCommon], Rescale]:
     """Each code times float32 s / s_out, rounded to an integer on the output's scale."""
     rule = Requantizer("float32", 0, stages=(Stage("rest", Rounding.HALF_EVEN),), ratio="float32")
 
-    def to_common(tensor: Tensor) -> Function:
-        rescale = site.rescale((scale(tensor),), scale(site.output()), rule)
-        return lambda codes: rescale.apply(centered(codes, tensor))
+    def to_common(tensor: Tensor) -> ToCommon:
+        return ToCommon(tensor, rescale=site.rescale((scale(tensor),), scale(site.output()), rule))
 
     return (to_common(left), to_common(right)), rescale_of(1.0, rule)
 

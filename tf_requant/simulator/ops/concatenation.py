@@ -31,12 +31,17 @@ def prepare(site: Site) -> Kernel:
 
 
 def _to_output(part: Tensor, target: Tensor) -> Callable[[NDArray[Any]], NDArray[Any]]:
+    table = table_of(part, target)
+    return lambda codes: codes if table is None else look_up(table, np.ascontiguousarray(codes))
+
+
+def table_of(part: Tensor, target: Tensor) -> NDArray[Any] | None:
+    """The output code of each code of an input; None where they are copied."""
     if same_params(part, target):
-        return lambda codes: codes
+        return None
     if part.dtype != "uint8":
         raise CannotRun(f"{part.name!r} has other parameters than the output, and {part.dtype} codes are only copied")
-    table = affine(all_codes(part.dtype), part, target)
-    return lambda codes: look_up(table, np.ascontiguousarray(codes))
+    return affine(all_codes(part.dtype), part, target)
 
 
 def affine(codes: NDArray[Any], part: Tensor, target: Tensor) -> NDArray[Any]:

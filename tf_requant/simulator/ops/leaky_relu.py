@@ -13,17 +13,23 @@ from tf_requant.simulator.tables import unary
 
 def prepare(site: Site) -> Kernel:
     """The kernel of one LEAKY_RELU."""
-    data, rule = site.input(), site.requantizer(site.input())
+    data = site.input()
     site.codes(data, site.output())
-    alpha = np.float32(site.attrs["alpha"])
-    above = site.stage(site.rescale((scale(data),), scale(site.output()), rule), activation=Activation.NONE)
-    below = site.stage(site.rescale((scale(data), alpha), scale(site.output()), rule), activation=Activation.NONE)
+    above, below = stages_of(site)
 
     def function(codes: NDArray[Any]) -> NDArray[Any]:
         value = centered(codes, data)
         return split_at_zero(site, value, value, above, below)
 
     return unary(site, function)
+
+
+def stages_of(site: Site) -> tuple[OutputStage, OutputStage]:
+    """Of values at or above zero, and of those below."""
+    data, alpha, rule = site.input(), np.float32(site.attrs["alpha"]), site.requantizer(site.input())
+    above = site.stage(site.rescale((scale(data),), scale(site.output()), rule), activation=Activation.NONE)
+    below = site.stage(site.rescale((scale(data), alpha), scale(site.output()), rule), activation=Activation.NONE)
+    return above, below
 
 
 def split_at_zero(

@@ -16,15 +16,19 @@ def prepare(site: Site) -> Kernel:
     value = site.optional(2)
     if value is not None and value.quant is not None and not same_params(value, site.output()):
         raise CannotRun(f"the value {value.name!r} has other parameters than the output")
-    fill = point(site.output())
 
     def run(arrays: Arrays) -> list[NDArray[Any]]:
         codes, paddings = arrays[0], arrays[1]
         given = arrays[2] if len(arrays) > 2 else None
-        code = fill if given is None else int(given.reshape(-1)[0])
-        return [np.pad(codes, paddings.reshape(codes.ndim, 2).astype(np.int64), constant_values=code)]
+        border = paddings.reshape(codes.ndim, 2).astype(np.int64)
+        return [np.pad(codes, border, constant_values=fill(site, given))]
 
     return run
+
+
+def fill(site: Site, given: NDArray[Any] | None) -> int:
+    """The border's code: the given one, or the zero point."""
+    return point(site.output()) if given is None else int(given.reshape(-1)[0])
 
 
 def prepare_mirror(site: Site) -> Kernel:

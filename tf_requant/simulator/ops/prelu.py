@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tf_requant.model.ops import Activation
+from tf_requant.numerics.output_stage import OutputStage
 from tf_requant.simulator.ops.leaky_relu import split_at_zero
 from tf_requant.simulator.site import Arrays, Kernel, Site, centered, scale
 from tf_requant.simulator.tables import in_blocks
@@ -15,9 +16,7 @@ def prepare(site: Site) -> Kernel:
     """The kernel of one PRELU: inputs (codes, alpha), broadcast."""
     data, slope, target = site.input(0), site.input(1), site.output()
     site.codes(data, slope, target)
-    rule = site.requantizer(data)
-    above = site.stage(site.rescale((scale(data),), scale(target), rule), activation=Activation.NONE)
-    below = site.stage(site.rescale((scale(data), scale(slope)), scale(target), rule), activation=Activation.NONE)
+    above, below = stages_of(site)
 
     def function(codes: NDArray[Any], alpha: NDArray[Any]) -> NDArray[Any]:
         value = centered(codes, data)
@@ -29,3 +28,11 @@ def prepare(site: Site) -> Kernel:
         return [in_blocks(function, codes, alpha)]
 
     return run
+
+
+def stages_of(site: Site) -> tuple[OutputStage, OutputStage]:
+    """Of values at or above zero, and of products of value and alpha below."""
+    data, slope, target, rule = site.input(0), site.input(1), site.output(), site.requantizer(site.input(0))
+    above = site.stage(site.rescale((scale(data),), scale(target), rule), activation=Activation.NONE)
+    below = site.stage(site.rescale((scale(data), scale(slope)), scale(target), rule), activation=Activation.NONE)
+    return above, below

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tf_requant.model.ops import Activation
+from tf_requant.numerics.output_stage import OutputStage
 from tf_requant.simulator.site import Kernel, Site, centered, scale
 from tf_requant.simulator.tables import unary
 
@@ -16,10 +17,15 @@ def prepare(site: Site) -> Kernel:
     """The kernel of one stand-alone RELU of any kind."""
     data = site.input()
     site.codes(data, site.output())
-    rescale = site.rescale((scale(data),), scale(site.output()), site.requantizer(data))
-    stage = site.stage(rescale, activation=_CLAMP[site.op.code])
+    stage = stage_of(site)
 
     def function(codes: NDArray[Any]) -> NDArray[Any]:
         return np.asarray(site.finish(centered(codes, data), stage))
 
     return unary(site, function)
+
+
+def stage_of(site: Site) -> OutputStage:
+    """From codes without their zero point to output codes."""
+    rescale = site.rescale((scale(site.input()),), scale(site.output()), site.requantizer(site.input()))
+    return site.stage(rescale, activation=_CLAMP[site.op.code])

@@ -10,8 +10,9 @@ from tf_requant.numerics.output_stage import BLOCK
 from tf_requant.numerics.rounding import Rounding, shift_right
 from tf_requant.simulator.site import Arrays, Kernel, Site
 
-_BITS = 10
-_ONE = 1 << _BITS
+BITS = 10
+"""Of the weights of neighbours."""
+_ONE = 1 << BITS
 
 
 def prepare(site: Site) -> Kernel:
@@ -29,7 +30,7 @@ def prepare(site: Site) -> Kernel:
 
 def in_integers(codes: NDArray[Any], size: tuple[int, int], align: bool, half: bool) -> NDArray[Any]:
     """TFLite's ResizeBilinearInteger: codes [N, H, W, C] -> [N, rows, columns, C]."""
-    (top, bottom, down), (left, right, across) = (_fixed(codes.shape[1 + i], size[i], align, half) for i in (0, 1))
+    (top, bottom, down), (left, right, across) = (neighbours(codes.shape[1 + i], size[i], align, half) for i in (0, 1))
     result = np.empty((codes.shape[0], *size, codes.shape[3]), codes.dtype)
     across = across[None, :, None]
     for image, rows in _rows(codes, result):
@@ -37,7 +38,7 @@ def in_integers(codes: NDArray[Any], size: tuple[int, int], align: bool, half: b
         below = down[rows, None, None]
         total = upper[:, left] * (_ONE - below) * (_ONE - across) + lower[:, left] * below * (_ONE - across)
         total += upper[:, right] * (_ONE - below) * across + lower[:, right] * below * across
-        result[image, rows] = shift_right(total, 2 * _BITS, Rounding.HALF_AWAY)
+        result[image, rows] = shift_right(total, 2 * BITS, Rounding.HALF_AWAY)
     return result
 
 
@@ -49,7 +50,7 @@ def _rows(codes: NDArray[Any], result: NDArray[Any]) -> Iterator[tuple[int, slic
             yield image, slice(start, start + step)
 
 
-def _fixed(edge: int, size: int, align: bool, half: bool) -> tuple[NDArray[np.int64], ...]:
+def neighbours(edge: int, size: int, align: bool, half: bool) -> tuple[NDArray[np.int64], ...]:
     """(first neighbour, second neighbour, weight of the second in 1/1024) of each output along one axis."""
     step = (_ONE * edge + size // 2) // size
     if align and size > 1:

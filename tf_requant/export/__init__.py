@@ -1,0 +1,1 @@
+"""A network as the fixed-point program of its target, and golden vectors: what a hardware or firmware team needs."""
