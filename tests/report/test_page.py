@@ -151,7 +151,7 @@ def test_figures_are_formatted_one_way() -> None:
     assert shown["quality.litert.agreement"] == "97.25 %" and shown["quality.litert.agreement_interval.1"] == "98.46 %"
     assert shown["quality.litert.top1_drop"] == "0.25 points" and shown["quality.litert.sqnr"] == "21.4 dB"
     assert shown["thresholds.max_top1_drop"] == "0.50 points" and shown["model.bytes"] == "3,577,760 bytes"
-    assert shown["culprits.0.gain"] == "4.0 dB" and shown["culprits.0.suspicion"] == "1.4 σ"
+    assert shown["culprits.0.gain"] == "+4.00 dB" and shown["culprits.0.suspicion"] == "1.4 steps"
     assert shown["layers.0.sqnr"] == "30.0" and shown["layers.1.gain"] == "2.667" and shown["layers.0.saturated"] == "0.01"
 
 

@@ -7,9 +7,12 @@ A pure function of the document (`schemas/report.schema.json`). Each figure show
 import json
 from collections.abc import Callable, Mapping
 from importlib import resources
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tf_requant.report import pictures
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
 
 EXACT = "exact"
 NOTHING = "–"
@@ -67,9 +70,24 @@ def real(value: float) -> str:
     return f"{value:.4g}"
 
 
-def deviations(value: float) -> str:
-    """Standard deviations, one decimal: 3.14 is `3.1 σ`."""
-    return f"{value:.1f} σ"
+def steps(value: float) -> str:
+    """Steps of a tensor, one decimal: 3.14 is `3.1 steps`."""
+    return f"{value:.1f} steps"
+
+
+def gained(value: float) -> str:
+    """A difference in decibels, two decimals: 0.3861 is `+0.39 dB`."""
+    return f"{value:+.2f} dB"
+
+
+def breakable(name: str) -> "Markup":
+    """A tensor's name that breaks behind slashes; of names that a converter joined into one, the first is shown."""
+    from markupsafe import Markup
+
+    first, *others = (Markup("/<wbr>").join(part.split("/")) for part in name.split(";"))
+    if not others:
+        return first
+    return Markup('<span title="{}">{}</span><span hidden>;{}</span>').format(name, first, Markup(";").join(others))
 
 
 FORMATS: dict[str, Callable[[Any], str]] = {
@@ -80,7 +98,8 @@ FORMATS: dict[str, Callable[[Any], str]] = {
     "count": count,
     "size": size,
     "real": real,
-    "deviations": deviations,
+    "steps": steps,
+    "gain": gained,
 }
 
 
@@ -129,7 +148,7 @@ def render(document: Mapping[str, Any]) -> str:
     environment.globals |= {"figure": figure, "EXACT": EXACT, "NOTHING": NOTHING, "SHOWN": SHOWN}
     environment.tests["restored"] = restored
     # A name may wrap behind its slashes; as text it stays the same.
-    environment.filters["breakable"] = lambda name: Markup("/<wbr>").join(name.split("/"))
+    environment.filters["breakable"] = breakable
     source = resources.files("tf_requant.report").joinpath("page.html.j2").read_text("utf-8")
     drawn = pictures.draw(document)
     return environment.from_string(source).render(

@@ -107,7 +107,8 @@ def _culprit(
     gain = None if restored is None else restored.gain
     parts = [suspicion.why] if fault and suspicion is not None else []
     if gain is not None:
-        bought = "makes the scores exact" if gain == inf else f"adds {gain:.2f} dB to the scores"
+        moved = f"adds {gain:.2f} dB to" if gain >= 0 else f"takes {-gain:.2f} dB off"
+        bought = "makes the scores exact" if gain == inf else f"{moved} the scores"
         parts.append(f"restoring it {bought}")
     if cause and not fault:
         parts.append(cause)
