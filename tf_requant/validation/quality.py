@@ -1,7 +1,7 @@
 """Quality: how far a candidate's answers are from its source's, on data."""
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -49,6 +49,106 @@ class Quality:
     reference_top5: float | None = None
 
 
+@dataclass(frozen=True)
+class Part:
+    """What one batch adds to a `Quality`: sums that can be counted anywhere and put together in the order of the samples.
+
+    Attributes:
+        start: number of the batch's first sample.
+        samples: how many it holds.
+        equal: equal answers.
+        compared: answers compared.
+        signal: sum of the source's squared outputs, real units.
+        noise: sum of squared differences.
+        largest: the largest difference.
+        right: the candidate's right answers; None without labels, and so the other shares of right answers.
+        reference_right: the source's.
+        only_candidate: samples that only the candidate gets right.
+        only_reference: samples that only the source gets right.
+        top5: the candidate's samples whose class is among its five highest scores; None below six classes.
+        reference_top5: the source's.
+        metric: the caller's own.
+    """
+
+    start: int
+    samples: int
+    equal: int
+    compared: int
+    signal: float
+    noise: float
+    largest: float
+    right: int | None = None
+    reference_right: int | None = None
+    only_candidate: int | None = None
+    only_reference: int | None = None
+    top5: int | None = None
+    reference_top5: int | None = None
+    metric: float | None = None
+
+
+def compare(
+    start: int, wanted: Outputs, got: Outputs, truth: NDArray[np.int64] | None = None, metric: float | None = None
+) -> Part:
+    """The comparison of one batch.
+
+    Args:
+        start: number of its first sample.
+        wanted: the source's outputs, each [N, ...] real values, or indices as integers.
+        got: the candidate's.
+        truth: the class of each sample, int64[N].
+        metric: the caller's own.
+    """
+    first, second = answers(wanted[0]), answers(got[0])
+    signal = noise = largest = 0.0
+    for a, b in zip(wanted, got):
+        x = a.astype(np.float64)
+        difference = b.astype(np.float64) - x
+        signal, noise = signal + power(x), noise + power(difference)
+        largest = max(largest, float(np.abs(difference).max(initial=0)))
+    part = Part(start, len(first), int((first == second).sum()), first.size, signal, noise, largest, metric=metric)
+    if truth is None or first.shape[1] != 1:
+        return part
+    one, two = first[:, 0] == truth, second[:, 0] == truth
+    part = replace(
+        part, right=int(two.sum()), reference_right=int(one.sum()), only_candidate=int((two & ~one).sum()),
+        only_reference=int((one & ~two).sum()),
+    )  # fmt: skip
+    if np.issubdtype(wanted[0].dtype, np.integer) or wanted[0][0].size <= _TOP:
+        return part
+    return replace(part, top5=among_first(got[0], truth), reference_top5=among_first(wanted[0], truth))
+
+
+def fold(parts: Iterable[Part]) -> Quality:
+    """The quality over all parts, the same whatever order they come in.
+
+    Raises:
+        CalibrationError: there is none.
+    """
+    ordered = sorted(parts, key=lambda part: part.start)
+    samples, compared = sum(p.samples for p in ordered), sum(p.compared for p in ordered)
+    if not samples:
+        raise CalibrationError("the data holds no samples")
+    equal = sum(p.equal for p in ordered)
+
+    def share(name: str) -> float | None:
+        counts = [getattr(p, name) for p in ordered]
+        return None if None in counts else sum(counts) / samples
+
+    drop: float | None = None
+    interval: tuple[float, float] | None = None
+    only = [[getattr(p, name) for p in ordered] for name in ("only_reference", "only_candidate")]
+    if None not in only[0]:
+        drop, interval = paired_difference(sum(only[0]), sum(only[1]), samples)
+    metrics = [p.metric for p in ordered if p.metric is not None]
+    return Quality(
+        samples, equal / compared, wilson(equal, compared),
+        sqnr=decibels(sum(p.signal for p in ordered), sum(p.noise for p in ordered)),
+        largest=max(p.largest for p in ordered),
+        top1=share("right"), reference_top1=share("reference_right"), top1_drop=drop, top1_drop_interval=interval,
+        metric=float(np.mean(metrics)) if metrics else None, top5=share("top5"), reference_top5=share("reference_top5"),
+    )  # fmt: skip
+
+
 def measure(
     reference: Runner,
     candidate: Runner,
@@ -72,23 +172,49 @@ def measure(
     Raises:
         CalibrationError: no samples, or labels of another number or of no class of the model.
     """
-    total, known = _Totals(), None if labels is None else _classes(np.asarray(labels))
+    return fold(measure_parts(reference, candidate, batches, labels, metric, progress, keep))
+
+
+def measure_parts(
+    reference: Runner,
+    candidate: Runner,
+    batches: Iterable[dict[str, NDArray[Any]]],
+    labels: NDArray[Any] | None = None,
+    metric: Metric | None = None,
+    progress: Callable[[int], None] | None = None,
+    keep: Callable[[Outputs, Outputs], None] | None = None,
+    start: int = 0,
+) -> Iterator[Part]:
+    """`measure`, batch by batch.
+
+    Args:
+        reference: as for `measure`, and so all others.
+        candidate: the candidate.
+        batches: input codes.
+        labels: of all samples, those ahead of the first batch included.
+        metric: the caller's own.
+        progress: called with the number of samples done here.
+        keep: called with the outputs of each batch.
+        start: number of the first sample.
+
+    Raises:
+        CalibrationError: labels of another number or of no class of the model.
+    """
+    known, at = None if labels is None else _classes(np.asarray(labels)), start
     for batch in batches:
         wanted, got = reference(batch), candidate(batch)
         size = len(wanted[0])
-        truth = None if known is None else known[total.samples : total.samples + size]
+        truth = None if known is None else known[at : at + size]
         if truth is not None and not np.issubdtype(wanted[0].dtype, np.integer):
             _refuse_beyond(truth, wanted[0].size // max(1, size))
         if truth is not None and len(truth) < size:
             raise CalibrationError(f"there are {len(np.ravel(labels))} labels, but more samples")
-        total.add(wanted, got, truth, None if metric is None else metric(wanted, got))
+        yield compare(at, wanted, got, truth, None if metric is None else metric(wanted, got))
+        at += size
         if keep is not None:
             keep(wanted, got)
         if progress is not None:
-            progress(total.samples)
-    if not total.samples:
-        raise CalibrationError("the data holds no samples")
-    return total.quality()
+            progress(at - start)
 
 
 def _classes(labels: NDArray[Any]) -> NDArray[np.int64]:
@@ -132,57 +258,3 @@ def among_first(scores: NDArray[Any], truth: NDArray[Any]) -> int:
     own = flat[np.arange(len(flat)), truth][:, None]
     ahead = (flat > own) | ((flat == own) & (np.arange(flat.shape[1]) < truth[:, None]))
     return int((ahead.sum(axis=1) < _TOP).sum())
-
-
-class _Totals:
-    """What accumulates over batches."""
-
-    def __init__(self) -> None:
-        self.samples = self.equal = self.compared = 0
-        self.right = self.reference_right = self.only_reference = self.only_candidate = 0
-        self.signal = self.noise = self.largest = 0.0
-        self.top5 = self.reference_top5 = 0
-        self.labelled = self.ranked = False
-        self.metrics: list[float] = []
-
-    def add(self, wanted: Outputs, got: Outputs, truth: NDArray[Any] | None, metric: float | None) -> None:
-        first, second = answers(wanted[0]), answers(got[0])
-        self.samples += len(first)
-        self.equal += int((first == second).sum())
-        self.compared += first.size
-        if truth is not None and first.shape[1] == 1:
-            self.labelled = True
-            one, two = first[:, 0] == truth, second[:, 0] == truth
-            self.reference_right += int(one.sum())
-            self.right += int(two.sum())
-            self.only_reference += int((one & ~two).sum())
-            self.only_candidate += int((two & ~one).sum())
-            if not np.issubdtype(wanted[0].dtype, np.integer) and wanted[0][0].size > _TOP:
-                self.ranked = True
-                self.reference_top5 += among_first(wanted[0], truth)
-                self.top5 += among_first(got[0], truth)
-        for a, b in zip(wanted, got):
-            x = a.astype(np.float64)
-            difference = b.astype(np.float64) - x
-            self.signal += power(x)
-            self.noise += power(difference)
-            self.largest = max(self.largest, float(np.abs(difference).max(initial=0)))
-        if metric is not None:
-            self.metrics.append(float(metric))
-
-    def quality(self) -> Quality:
-        drop, interval = paired_difference(self.only_reference, self.only_candidate, self.samples)
-        return Quality(
-            samples=self.samples,
-            agreement=self.equal / self.compared,
-            agreement_interval=wilson(self.equal, self.compared),
-            sqnr=decibels(self.signal, self.noise),
-            largest=self.largest,
-            top1=self.right / self.samples if self.labelled else None,
-            reference_top1=self.reference_right / self.samples if self.labelled else None,
-            top1_drop=drop if self.labelled else None,
-            top1_drop_interval=interval if self.labelled else None,
-            metric=float(np.mean(self.metrics)) if self.metrics else None,
-            top5=self.top5 / self.samples if self.ranked else None,
-            reference_top5=self.reference_top5 / self.samples if self.ranked else None,
-        )
