@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from tf_requant.pipeline.check import Check
     from tf_requant.pipeline.inspect import inspect
     from tf_requant.pipeline.requantize import Result, requantize
+    from tf_requant.pipeline.source import load_model, save_model
     from tf_requant.pipeline.validate import validate
     from tf_requant.targets import Target, builtin_targets, load_target
 
@@ -26,6 +27,9 @@ _HOMES = {
     "inspect": "tf_requant.pipeline.inspect",
     "simulate": "tf_requant.pipeline.simulate",
     "calibrate": "tf_requant.pipeline.calibrate",
+    # models as nouns
+    "load_model": "tf_requant.pipeline.source",
+    "save_model": "tf_requant.pipeline.source",
     # nouns
     "Calibration": "tf_requant.calibration.statistics",
     "Result": "tf_requant.pipeline.requantize",
@@ -52,8 +56,10 @@ __all__ = [
     "builtin_targets",
     "calibrate",
     "inspect",
+    "load_model",
     "load_target",
     "requantize",
+    "save_model",
     "simulate",
     "validate",
 ]

@@ -40,6 +40,24 @@ class Source:
         return self.content or tflite_writer.write(self.model)
 
 
+def load_model(source: ModelSource) -> Model:
+    """A model as nouns, verified: a path, a TFLite file's bytes, or a TF1 graph.
+
+    Raises:
+        RequantError: it cannot be read, or no interpreter could run it.
+    """
+    return load_source(source).model
+
+
+def save_model(model: Model, path: str | os.PathLike[str]) -> None:
+    """Writes a model as a TFLite file, atomically, after checking it.
+
+    Raises:
+        RequantError: the model breaks a rule of TFLite's, or the file cannot be written.
+    """
+    tflite_writer.save(Path(path), tflite_writer.write(check(model)))
+
+
 def load_source(source: ModelSource, options: GraphOptions = NO_OPTIONS, weights: Weights = "codes") -> Source:
     """Reads and verifies a model.
 

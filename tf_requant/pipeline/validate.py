@@ -19,10 +19,10 @@ from tf_requant.pipeline.check import Check, FileFacts, Isolation, Thresholds
 from tf_requant.pipeline.diagnosis import diagnose, reasons_of
 from tf_requant.pipeline.inputs import input_specs
 from tf_requant.pipeline.record import read_record
-from tf_requant.pipeline.requantize import TargetSource
+from tf_requant.pipeline.requantize import Result, TargetSource
 from tf_requant.pipeline.runners import EXACT, exactness_of, interpreted, layer_table, simulated
 from tf_requant.pipeline.simulate import unlisted
-from tf_requant.pipeline.source import NO_OPTIONS, load_source
+from tf_requant.pipeline.source import NO_OPTIONS, ModelSource, load_source
 from tf_requant.runtime import BACKENDS
 from tf_requant.simulator.profiles import TFLITE_REF
 from tf_requant.targets import load_target
@@ -42,9 +42,9 @@ _KEPT = 1 << 26
 
 
 def validate(
-    model: str | os.PathLike[str] | bytes,
+    model: ModelSource | Result,
     *,
-    reference: str | os.PathLike[str] | bytes,
+    reference: ModelSource,
     data: Any,
     labels: NDArray[Any] | None = None,
     target: TargetSource | None = None,
@@ -62,7 +62,7 @@ def validate(
     """Compares a candidate with the model that it came from.
 
     Args:
-        model: the candidate, a path (of a TF1 graph too) or bytes.
+        model: the candidate: a path (of a TF1 graph too), bytes, a `Model` or a requantization's `Result`.
         reference: its source.
         data: a folder, file, array, dataset or callable; see `interface.md` on what a pixel means.
         labels: the right class of each sample, where the data carries none.
@@ -85,6 +85,7 @@ def validate(
         RequantError: a model, the data or an argument cannot be used, or an interpreter failed.
     """
     _check_backends(against)
+    model = model.model_bytes if isinstance(model, Result) else model
     loaded, original = (load_source(m, options if _is_graph(m) else NO_OPTIONS) for m in (model, reference))
     (candidate_bytes, candidate), (reference_bytes, source) = ((s.tflite(), s.model) for s in (loaded, original))
     if options != NO_OPTIONS and loaded.graph is None and original.graph is None:
@@ -174,7 +175,7 @@ class _Kept:
 
 
 def _facts(source: object, data: bytes, model: Model) -> FileFacts:
-    name = Path(source).name if isinstance(source, str | os.PathLike) else "bytes"
+    name = Path(source).name if isinstance(source, str | os.PathLike) else "given in memory"
     return FileFacts(name, len(data), hashlib.sha256(data).hexdigest(), sum(len(g.ops) for g in model.graphs))
 
 
@@ -212,7 +213,7 @@ def _check_backends(against: Sequence[str]) -> None:
             raise UsageError(f"against names {name!r}; known are: {', '.join((*BACKENDS, SIMULATOR))}")
 
 
-def _is_graph(source: str | os.PathLike[str] | bytes) -> bool:
+def _is_graph(source: ModelSource) -> bool:
     return isinstance(source, str | os.PathLike) and is_graph(Path(source))
 
 

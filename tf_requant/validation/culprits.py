@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import inf
 
-from tf_requant.model.graph import Graph
+from tf_requant.model.graph import Graph, Op
+from tf_requant.model.ops import info
 from tf_requant.validation.faults import Suspicion, faulty
 from tf_requant.validation.metrics import decibels
 
@@ -87,7 +88,7 @@ def rank(
     Returns:
         At most two faults, then layers by what restoring them gains, measured on more samples ahead of on fewer.
     """
-    rows, wrong = [], faulty(suspected)
+    rows, wrong = [], faulty(suspected, sum(has_filter(op) for op in graph.ops))
     for index in sorted({*restorations, *suspected}):
         row = _culprit(graph, index, restorations.get(index), suspected.get(index), index in wrong, causes.get(index, ""))
         if row.fault or (row.gain is not None and row.gain > 0):
@@ -97,6 +98,12 @@ def rank(
     others = [r for r in rows if r not in faults]
     others.sort(key=lambda r: (-r.samples, -(r.gain if r.gain is not None else -inf)))
     return (*faults, *others)
+
+
+def has_filter(op: Op) -> bool:
+    """Whether an op is a layer with weights."""
+    row = info(op)
+    return row is not None and row.filter is not None
 
 
 def _culprit(

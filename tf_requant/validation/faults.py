@@ -17,10 +17,12 @@ from tf_requant.model.quant import code_limits
 from tf_requant.validation.correspondence import Correspondence, Gain
 from tf_requant.validation.layers import LayerStatistics
 
-FAULT = 1.5
-"""Steps of the output from which on a suspicion is called a fault; rounding alone reaches one."""
-_ODD, _ALONE = 0.5, 5.0
-"""Steps, and times the next layer's, from which on a suspicion is one even below that: nothing else is wrong."""
+FAULT = 1.0
+"""Steps of the output from which on a suspicion may be called a fault."""
+_NORMAL = 1.4826
+"""The standard deviation of normal values over the median of their deviations."""
+_OUTLYING, _LEAST = 4.0, 0.1
+"""Standard deviations from which on a layer is an outlier, and the least of them, in steps."""
 _ROUNDED = 1.0
 """Root mean square deviation of a filter's codes that rounding, upward or downward, explains."""
 _MOST = 0.5
@@ -65,15 +67,24 @@ def suspicions(meet: Correspondence, statistics: dict[int, LayerStatistics]) -> 
     return found
 
 
-def faulty(suspected: Mapping[int, Suspicion]) -> set[int]:
-    """The ops whose suspicion is beyond what re-quantization does, by index."""
-    found = {index for index, case in suspected.items() if case.steps >= FAULT}
-    ranked = sorted(suspected, key=lambda index: -suspected[index].steps)
-    if ranked and suspected[ranked[0]].steps >= _ODD:
-        next_most = suspected[ranked[1]].steps if len(ranked) > 1 else 0.0
-        if suspected[ranked[0]].steps >= _ALONE * next_most:
-            found.add(ranked[0])
-    return found
+def faulty(suspected: Mapping[int, Suspicion], layers: int) -> set[int]:
+    """The ops whose suspicion is beyond what re-quantization does, by index: outliers among their kin.
+
+    A correction without data guesses means, and so moves many biases too far: none of those is a fault.
+
+    Args:
+        suspected: by op index.
+        layers: how many layers there are, those that nothing speaks against included.
+    """
+    weights = np.zeros(max(layers, len(suspected), 1))
+    weights[: len(suspected)] = [case.weight for case in suspected.values()]
+    middle = float(np.median(weights))
+    spread = float(np.median(np.abs(weights - middle))) * _NORMAL + _LEAST
+    return {
+        index
+        for index, case in suspected.items()
+        if case.steps >= FAULT and (case.weight - middle) / spread >= _OUTLYING
+    }
 
 
 def _constants(meet: Correspondence, index: int, seen: LayerStatistics) -> list[Suspicion | None]:
