@@ -21,7 +21,7 @@ FAULT = 1.0
 """Steps of the output from which on a suspicion may be called a fault."""
 _NORMAL = 1.4826
 """The standard deviation of normal values over the median of their deviations."""
-_OUTLYING, _LEAST = 4.0, 0.1
+_OUTLYING, _LEAST = 5.0, 0.05
 """Standard deviations from which on a layer is an outlier, and the least of them, in steps."""
 _ROUNDED = 1.0
 """Root mean square deviation of a filter's codes that rounding, upward or downward, explains."""
