@@ -12,7 +12,7 @@ from tf_requant.cli.progress import progress
 from tf_requant.cli.requantize import CONVERSION, required
 from tf_requant.errors import UsageError
 from tf_requant.io.tflite_writer import save
-from tf_requant.pipeline.reporting import make
+from tf_requant.pipeline.reporting import check_folder
 from tf_requant.pipeline.validate import validate
 from tf_requant.report.junit import junit
 
@@ -53,7 +53,7 @@ def run(values: absl_flags.FlagValues) -> int:
     for name in ("json", "junit"):
         _writable(name, values[name].value)
     if values.report:
-        make(Path(values.report))
+        check_folder(Path(values.report))
     with progress("validating") as step:
         check = validate(
             arguments[0],

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,6 +38,21 @@ def write(check: "Check", folder: Path) -> Path:
         np.savez_compressed(buffer, **check.outputs)
         save(folder / "outputs.npz", buffer.getvalue())
     return folder
+
+
+def check_folder(folder: Path) -> None:
+    """Refuses a folder that could not be made, without making it: work that fails leaves nothing behind.
+
+    Raises:
+        UsageError: a file is in the way, or nothing can be written there.
+    """
+    there = folder.resolve()
+    while not there.exists():
+        there = there.parent
+    if not there.is_dir():
+        raise UsageError(f"--report={folder}: {there} is a file; name a folder")
+    if not os.access(there, os.W_OK):
+        raise UsageError(f"--report={folder}: {there} cannot be written")
 
 
 def make(folder: Path) -> None:
