@@ -36,7 +36,7 @@ test-all: $(VENV)/.installed-all
 	$(BIN)/python -m pytest -q -m ""
 
 lint: $(VENV)/.installed-dev
-	$(BIN)/ruff check tf_requant tests benchmarks notebooks
+	$(BIN)/ruff check tf_requant tests benchmarks notebooks examples
 	$(BIN)/mypy tf_requant/numerics tf_requant/model tf_requant/targets
 
 # Debian's bazel-bootstrap; third-party packages come from the venv.

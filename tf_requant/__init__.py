@@ -14,9 +14,12 @@ if TYPE_CHECKING:
     from tf_requant.model.graph import Model
     from tf_requant.pipeline.calibrate import calibrate
     from tf_requant.pipeline.check import Check
+    from tf_requant.pipeline.exported import Exported
     from tf_requant.pipeline.inspect import inspect
+    from tf_requant.pipeline.post_export import post_export
     from tf_requant.pipeline.requantize import Result, requantize
     from tf_requant.pipeline.source import load_model, save_model
+    from tf_requant.pipeline.tfx_rewriter import Rewriter
     from tf_requant.pipeline.validate import validate
     from tf_requant.targets import Target, builtin_targets, load_target
 
@@ -27,12 +30,15 @@ _HOMES = {
     "inspect": "tf_requant.pipeline.inspect",
     "simulate": "tf_requant.pipeline.simulate",
     "calibrate": "tf_requant.pipeline.calibrate",
+    "post_export": "tf_requant.pipeline.post_export",
     # models as nouns
     "load_model": "tf_requant.pipeline.source",
     "save_model": "tf_requant.pipeline.source",
     # nouns
     "Calibration": "tf_requant.calibration.statistics",
     "Result": "tf_requant.pipeline.requantize",
+    "Exported": "tf_requant.pipeline.exported",
+    "Rewriter": "tf_requant.pipeline.tfx_rewriter",
     "Check": "tf_requant.pipeline.check",
     "Simulation": "tf_requant.pipeline.simulate",
     "Model": "tf_requant.model.graph",
@@ -47,9 +53,11 @@ _HOMES = {
 __all__ = [
     "Calibration",
     "Check",
+    "Exported",
     "Model",
     "RequantError",
     "Result",
+    "Rewriter",
     "Simulation",
     "Target",
     "__version__",
@@ -58,6 +66,7 @@ __all__ = [
     "inspect",
     "load_model",
     "load_target",
+    "post_export",
     "requantize",
     "save_model",
     "simulate",

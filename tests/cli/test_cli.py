@@ -58,7 +58,7 @@ def test_no_verb_at_all_prints_the_overview_and_exits_2():
 
 
 def test_an_unknown_verb_exits_2_and_names_the_verbs():
-    assert_refused(run("quantize"), "'quantize' is not a verb; verbs are: requantize, inspect, validate, simulate, calibrate, export, targets")
+    assert_refused(run("quantize"), "'quantize' is not a verb; verbs are: requantize, inspect, validate, simulate, calibrate, export, batch, targets")
 
 
 def test_a_misspelt_flag_exits_2_with_a_suggestion(tmp_path):

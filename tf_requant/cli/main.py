@@ -8,6 +8,7 @@ import importlib
 import logging as standard_logging
 import sys
 import traceback
+from collections.abc import Callable
 from types import ModuleType
 
 from absl import flags as absl_flags
@@ -18,7 +19,7 @@ from tf_requant.version import __version__
 
 DONE, BUG, BAD_INPUT, THRESHOLD = 0, 1, 2, 3
 
-VERBS = ("requantize", "inspect", "validate", "simulate", "calibrate", "export", "targets")
+VERBS = ("requantize", "inspect", "validate", "simulate", "calibrate", "export", "batch", "targets")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -31,8 +32,17 @@ def main(argv: list[str] | None = None) -> int:
         The exit code.
     """
     arguments = sys.argv[1:] if argv is None else argv
+    return guarded(lambda: _run(arguments))
+
+
+def guarded(work: Callable[[], int | None]) -> int:
+    """Runs it and turns what it raises into an exit code, with the sentences on stderr.
+
+    Args:
+        work: returns an exit code; None is 0.
+    """
     try:
-        return _run(arguments)
+        return work() or DONE
     except BrokenPipeError:
         sys.stderr.close()  # the reader of our output left early, as `head` does
         return DONE
@@ -74,19 +84,20 @@ def _run(arguments: list[str]) -> int:
     if any(a in ("--help", "-h", "-help", "--helpfull", "--helpshort") for a in rest):
         print(_help(name, verb, values))
         return DONE
+    hands_on = getattr(verb, "HANDS_ON", False)
     try:
-        extra = values([f"tf_requant {name}", *rest])[1:]
+        extra = values([f"tf_requant {name}", *rest], known_only=hands_on)[1:]
     except absl_flags.Error as error:
         print(f"tf_requant {name}: {error}; see tf_requant {name} --help", file=sys.stderr)
         return BAD_INPUT
-    if extra:
+    if extra and not hands_on:
         print(f"tf_requant {name}: {extra[0]!r} is not a flag; see tf_requant {name} --help", file=sys.stderr)
         return BAD_INPUT
     standard_logging.root.setLevel(standard_logging.WARNING)
     logging.use_absl_handler()
     logging.set_verbosity(values.verbosity)
     absl_flags.FLAGS.mark_as_parsed()  # absl warns of logging before its own global flags were parsed
-    code: int = verb.run(values)
+    code: int = verb.run(values, extra) if hands_on else verb.run(values)
     return code
 
 

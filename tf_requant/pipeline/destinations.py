@@ -7,6 +7,8 @@ from pathlib import Path
 from tf_requant.errors import UsageError
 
 PLACEHOLDER = "{target}"
+_FILES = (".tflite", ".pb", ".h5", ".keras")
+"""A name that ends so is meant as a file; in any other case a dot belongs to a folder's name."""
 
 
 def destinations(
@@ -28,7 +30,7 @@ def destinations(
     if not text:
         raise UsageError("output is empty: name a folder, or a file with {target} in its name")
     if PLACEHOLDER not in text:
-        if Path(text).suffix not in suffixes:
+        if Path(text).suffix not in (*suffixes, *_FILES):
             text = os.path.join(text, f"{PLACEHOLDER}{suffixes[0]}")
         elif len(targets) > 1:
             several = f"output is one file, {text}, for {len(targets)} targets"

@@ -96,7 +96,7 @@ class ScorePairs:
         for t in self._pair.scores:
             x = reals(source[meet.tensors[t]], meet.source.tensors[meet.tensors[t]]).reshape(-1)
             y = (reals(running[t], meet.result.tensors[t]) / meet.gains[t]).reshape(-1)
-            step = -(-x.size * self._samples * len(self._pair.scores) // _POINTS)
+            step = max(1, -(-x.size * self._samples * len(self._pair.scores) // _POINTS))
             # Another offset for each sample, so that not the same classes are drawn every time.
             start = self._done % step
             self._kept.append(np.stack([x[start::step], y[start::step]]))

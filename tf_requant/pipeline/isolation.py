@@ -153,9 +153,13 @@ class Measurement:
             by_tensor = {} if alone is None else dict(zip(op.outputs, alone))
             for t in wanted:
                 s = meet.tensors[t]
+                if source[s].shape != running[t].shape or not running[t].size:
+                    continue  # a shape that is computed, and comes out otherwise, or empty
                 if t not in self.found:
-                    self.found[t] = LayerStatistics(meet.source.tensors[s], meet.result.tensors[t], meet.gains[t])
-                self.found[t].add(source[s], running[t], by_tensor.get(t))
+                    channels = running[t].shape[-1] if running[t].ndim else 1
+                    self.found[t] = LayerStatistics(meet.source.tensors[s], meet.result.tensors[t], meet.gains[t], channels)
+                if self.found[t].running.channels == (running[t].shape[-1] if running[t].ndim else 1):
+                    self.found[t].add(source[s], running[t], by_tensor.get(t))
 
 
 class Race:

@@ -7,95 +7,39 @@ module where the package has its function.
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
 from absl import logging
 from numpy.typing import NDArray
 
+from tf_requant.calibration.statistics import Calibration, digest
 from tf_requant.corrections import chosen
-from tf_requant.errors import CalibrationError, UnsupportedModelError, UsageError, ValidationFailed
+from tf_requant.errors import CalibrationError, UnsupportedModelError, UsageError
 from tf_requant.io import tflite_writer
+from tf_requant.io.data import load_samples
 from tf_requant.io.tf1 import GRAPH_SUFFIX, GraphOptions, is_graph
+from tf_requant.model.graph import Model
 from tf_requant.model.verify import refuse_unsupported
 from tf_requant.pipeline.calibrate import calibrate
 from tf_requant.pipeline.check import Check, Thresholds
 from tf_requant.pipeline.conversion import converted, needs_conversion, own_dataset
 from tf_requant.pipeline.destinations import destinations, folders, made
+from tf_requant.pipeline.exported import Exported, GatesMissed
 from tf_requant.pipeline.gates import Gate, asked_for, gates
+from tf_requant.pipeline.inputs import input_specs
 from tf_requant.pipeline.reporting import make
 from tf_requant.pipeline.requantize import Result, TargetSource, prove, requantize
 from tf_requant.pipeline.source import NO_OPTIONS, Source, load_source
 from tf_requant.pipeline.steps import tensor_steps
 from tf_requant.pipeline.validate import validate
 from tf_requant.planning.wishes import Interface
-from tf_requant.report import Report
 from tf_requant.targets import Target, load_target
-from tf_requant.validation.legality import Legality, check_legality
+from tf_requant.validation.legality import check_legality
 
 CONVERSION = "requantization.json"
 """The decisions in a report's folder, under the name that `requantize --report` gives them."""
-
-
-@dataclass(frozen=True, eq=False)
-class Exported:
-    """The model of one target, with its verdict.
-
-    Attributes:
-        target: the target's name.
-        result: the re-expressed model, its plan and report.
-        legality: the verdict on it against the target.
-        check: what validating it on the data found; None where no data was given.
-        failures: a sentence for each gate missed and each rule broken; empty is a pass.
-        notes: what could not be proved.
-        path: the file that was written; None where it failed or no output was asked for.
-    """
-
-    target: str
-    result: Result
-    legality: Legality
-    check: Check | None = None
-    failures: tuple[str, ...] = ()
-    notes: tuple[str, ...] = field(default=())
-    path: Path | None = None
-
-    @property
-    def passed(self) -> bool:
-        """Whether every gate was met and the target is obeyed."""
-        return not self.failures
-
-    @property
-    def model_bytes(self) -> bytes:
-        """The TFLite file."""
-        return self.result.model_bytes
-
-    @property
-    def report(self) -> Report:
-        """What was done and why."""
-        return self.result.report
-
-    def save(self, path: str | os.PathLike[str], *, overwrite: bool = True) -> None:
-        """Writes the model as `Result.save` does, whatever the verdict."""
-        self.result.save(path, overwrite=overwrite)
-
-    def __str__(self) -> str:
-        """One line of verdict, then what was missed."""
-        judged = "legality alone, no data was given" if self.check is None else self.check.verdict
-        lines = [f"{self.target}: {'passed' if self.passed else 'FAILED'} ({judged}), {len(self.model_bytes)} bytes"]
-        return "\n".join([*lines, *(f"  {f}" for f in self.failures), *(f"  note: {n}" for n in self.notes)])
-
-
-class GatesMissed(ValidationFailed):
-    """At least one target missed a gate or its model breaks a rule; the message has a sentence for each.
-
-    Attributes:
-        exported: every target's model, the failed ones included, as `post_export` would have returned them.
-    """
-
-    def __init__(self, exported: dict[str, Exported]) -> None:
-        super().__init__("\n".join(f"{name}: {f}" for name, e in exported.items() for f in e.failures))
-        self.exported = exported
 
 
 def post_export(
@@ -174,7 +118,10 @@ def post_export(
         logging.info("calibrating %s", _name(source))
         noise = "folding" in measured and any(aim.activation.scale == "power_of_two" for aim in aims.values())
         observed = calibrate(loaded.model, tensor_steps(dataset, loaded.model), noise=noise)
-    judge = _Judge(loaded, _name(source), tensor_steps(data, loaded.model), labels, tuple(against), limits, bool(pages))
+    judging = tensor_steps(data, loaded.model)
+    if observed is not None and judging is not None:
+        _refuse_shared(loaded.model, observed, judging)
+    judge = _Judge(loaded, _name(source), judging, labels, tuple(against), limits, bool(pages))
     exported = {}
     for name, aim in aims.items():
         logging.info("re-expressing for %s", name)
@@ -236,6 +183,21 @@ def _loaded(source: Any, dataset: Any, options: GraphOptions) -> Source:
         hint = "" if dataset is not None else "; give a representative_dataset"
         raise UnsupportedModelError(f"TensorFlow's converter did not quantize the model fully: {error}{hint}") from error
     return loaded
+
+
+def _refuse_shared(model: Model, observed: Calibration, data: Any) -> None:
+    """Refuses to judge on what was measured on, before any work is done; `validate` would only where it shaped the result.
+
+    Raises:
+        CalibrationError: a sample of the data is in the representative dataset.
+    """
+    seen, samples = set(observed.digests), load_samples(data, input_specs(model))
+    found = [n for n, sample in enumerate(samples.codes(1)) if digest(sample) in seen]
+    if found:
+        raise CalibrationError(
+            f"data: {len(found)} of {len(samples)} samples (the first is number {found[0]}) are in the representative dataset "
+            "too, so that figures on them would flatter the models: judge on others"
+        )
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,7 +13,8 @@ from typing import Any
 from tf_requant.errors import ModelFormatError, UnsupportedModelError, UsageError, ValidationFailed
 from tf_requant.io.tflite import IDENTIFIER
 from tf_requant.pipeline.destinations import PLACEHOLDER, destinations
-from tf_requant.pipeline.post_export import Exported, post_export, targets_by_name
+from tf_requant.pipeline.exported import Exported
+from tf_requant.pipeline.post_export import post_export, targets_by_name
 from tf_requant.pipeline.requantize import TargetSource
 from tf_requant.pipeline.source import load_source
 from tf_requant.validation.legality import check_legality

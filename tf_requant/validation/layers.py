@@ -29,7 +29,7 @@ class Difference:
         largest: the largest |difference|.
     """
 
-    channels: int
+    channels: int = 0
     count: int = 0
     free: NDArray[np.int64] = field(init=False)
     mean_sum: NDArray[np.float64] = field(init=False)
@@ -74,11 +74,13 @@ class LayerStatistics:
         source: the source's tensor.
         result: the candidate's.
         gain: the candidate's real values over the source's, one or one a channel.
+        channels: length of the last axis, as it is when the model runs; the file's where it is left out.
     """
 
     source: Tensor
     result: Tensor
     gain: Gain
+    channels: int
     signal: float = 0.0
     saturated: int = 0
     running: Difference = field(init=False)
@@ -88,8 +90,8 @@ class LayerStatistics:
 
     def __post_init__(self) -> None:
         """Starts at zero."""
-        channels = self.result.shape[-1] if self.result.shape else 1
-        self.running, self.isolated = Difference(channels), Difference(channels)
+        self.channels = self.channels or (self.result.shape[-1] if self.result.shape else 1)
+        self.running, self.isolated = Difference(self.channels), Difference(self.channels)
         self.source_counts, self.result_counts = np.zeros(_BINS, np.int64), np.zeros(_BINS, np.int64)
 
     @property
@@ -107,7 +109,7 @@ class LayerStatistics:
             isolated: the candidate's layer alone, fed the source's own inputs; None where it cannot be.
         """
         assert self.source.quant is not None and self.result.quant is not None
-        channels = self.running.channels
+        channels = self.channels
         x, y = source.reshape(-1, channels), running.reshape(-1, channels)
         alone = None if isolated is None else isolated.reshape(-1, channels)
         zero, ratio, point = int(self.source.quant.zero_point[0]), self.ratio, int(self.result.quant.zero_point[0])
@@ -143,7 +145,7 @@ class LayerStatistics:
     @property
     def saturation(self) -> float:
         """Share of codes at a limit of the type where the source's value lies beyond it."""
-        return self.saturated / max(self.running.count * self.running.channels, 1)
+        return self.saturated / max(self.running.count * self.channels, 1)
 
     def edges(self, of_result: bool) -> NDArray[np.float64]:
         """The real values between the bins of a histogram, float64[257], in the units of the tensor's own model."""
