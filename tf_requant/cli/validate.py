@@ -107,6 +107,7 @@ def _conversion(path: str | None) -> dict[str, Any] | None:
         document = json.loads(file.read_bytes())
     except (OSError, ValueError) as error:
         raise UsageError(f"--conversion={path}: {file} cannot be read as JSON ({error})") from error
-    if not isinstance(document, dict) or "tensors" not in document or "corrections" not in document:
+    rows = document.get("tensors") if isinstance(document, dict) and "corrections" in document else None
+    if not isinstance(rows, list) or not all(isinstance(row, dict) and {"name", "reason"} <= row.keys() for row in rows):
         raise UsageError(f"--conversion={path}: {file} is no report of a requantization")
     return document

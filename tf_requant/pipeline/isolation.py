@@ -202,8 +202,17 @@ def _only_moves(code: str) -> bool:
 
 
 def convert(codes: NDArray[Any], old: Tensor, new: Tensor, gain: Gain) -> NDArray[Any]:
-    """Codes of one tensor as the codes of another that mean `gain` times the same real values; as they are where they mean none."""
-    if old.quant is None or new.quant is None or not (old.is_activation or old.is_constant):
+    """Codes of one tensor as the codes of another that mean `gain` times the same real values; as they are where they mean none.
+
+    A float tensor holds the real values themselves.
+    """
+    if old.quant is None or new.quant is None:
+        if new.quant is None and old.quant is not None and new.dtype.startswith("float"):
+            return np.asarray(reals(codes, old) * gain, new.dtype)
+        if new.quant is not None and codes.dtype.kind == "f":
+            point, ends = int(new.quant.zero_point[0]), code_limits(new.dtype)
+            steps = reexpress(codes, np.asarray(gain) / float(new.quant.scale[0]), ends[0] - point, ends[1] - point)
+            return (steps + point).astype(new.dtype)
         return codes
     step = np.asarray(gain) * (float(old.quant.scale[0]) / float(new.quant.scale[0]))
     low, high = code_limits(new.dtype)

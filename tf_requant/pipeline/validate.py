@@ -112,10 +112,10 @@ def validate(
     legality = None if target is None else check_legality(candidate, load_target(target))
     count = layers if layers is not None else ISOLATED_SAMPLES if isolate else LAYER_SAMPLES
     isolation = None
-    if isolate:
+    if isolate and count:
         judge = None if target is None or SIMULATOR not in against else load_target(target)
         isolation = diagnose(
-            source, candidate, samples, max(count, 1), TFLITE_REF if judge is None else judge.arithmetic,
+            source, candidate, samples, count, TFLITE_REF if judge is None else judge.arithmetic,
             None if judge is None else unlisted(candidate.main, judge), legality, reasons_of(conversion), progress,
         )  # fmt: skip
         tensors = _tensors(isolation)

@@ -21,10 +21,14 @@ FAULT = 1.0
 """Steps of the output from which on a suspicion may be called a fault."""
 _NORMAL = 1.4826
 """The standard deviation of normal values over the median of their deviations."""
+_GROSS = 5.0
+"""Steps that are wrong by themselves, whatever the other layers are."""
 _OUTLYING, _LEAST = 5.0, 0.05
 """Standard deviations from which on a layer is an outlier, and the least of them, in steps."""
 _ROUNDED = 1.0
 """Root mean square deviation of a filter's codes that rounding, upward or downward, explains."""
+_HALF = 0.5
+"""Steps from which on a clipped weight lost something."""
 _MOST = 0.5
 """The share of a move that is left as error, or of a channel's weights that is wrong, from which on it is suspicious."""
 _EXCEPTIONS = 0.1
@@ -83,7 +87,7 @@ def faulty(suspected: Mapping[int, Suspicion], layers: int) -> set[int]:
     return {
         index
         for index, case in suspected.items()
-        if case.steps >= FAULT and (case.weight - middle) / spread >= _OUTLYING
+        if case.steps >= FAULT and (case.weight >= _GROSS or (case.weight - middle) / spread >= _OUTLYING)
     }
 
 
@@ -153,7 +157,8 @@ def _filter(weights: Tensor, wanted: Array, axis: int, seen: LayerStatistics) ->
         return None
     alone, running = np.sqrt(seen.isolated.squares), np.sqrt(seen.running.squares)
     # What is left of a clipped channel was moved to make up for what it lost.
-    share = np.where(clipped.any(rest), 0.0, np.minimum(1.0, np.sqrt(error / power)))
+    lost = (clipped & (np.abs(goal - got) > _HALF)).any(rest)
+    share = np.where(lost, 0.0, np.minimum(1.0, np.sqrt(error / power)))
     steps = np.where((spread > _ROUNDED) & (share >= _MOST), np.minimum(alone, running) * share, 0.0)
     channel = int((steps * seen.running.shares).argmax())
     if steps[channel] == 0:
@@ -207,13 +212,15 @@ def _range(meet: Correspondence, tensor: int, symmetric: bool) -> Suspicion | No
     assert ours.quant is not None and theirs.quant is not None
     low, high = code_limits(ours.dtype)
     point = int(ours.quant.zero_point[0])
-    if point in (0, low):
-        return None  # symmetric, or all of it above zero: its zero point was not chosen
+    if symmetric and point in (0, low):
+        return None  # or all of it above zero: its zero point was not chosen
+    step = float(theirs.quant.scale[0]) * float(np.max(meet.gains[tensor])) / float(ours.quant.scale[0])
+    bottom, top = ((limit - int(theirs.quant.zero_point[0])) * step + point for limit in code_limits(theirs.dtype))
+    if abs(bottom - low) < 0.5 and abs(top - high) < 0.5:
+        return None  # the source's own range, kept
     if symmetric:
         odd = float(abs(point))
         return Suspicion(odd, odd, f"its zero point is {point} in a model whose other tensors have none")
-    step = float(theirs.quant.scale[0]) * float(np.max(meet.gains[tensor])) / float(ours.quant.scale[0])
-    bottom, top = ((limit - int(theirs.quant.zero_point[0])) * step + point for limit in code_limits(theirs.dtype))
     above, below = min(top - high, bottom - low), min(low - bottom, high - top)
     steps = max(above, below)
     if steps < 1:

@@ -24,31 +24,36 @@ class Difference:
         count: elements of each channel.
         free: elements that are not at the same end of the tensor's values in both models, where a clamp hides what
             differs, int64[C].
-        mean_sum: sums of the differences, float64[C].
-        square_sum: sums of their squares, float64[C].
+        mean_sum: sums of the free elements' differences, float64[C].
+        free_square_sum: sums of their squares, float64[C].
+        square_sum: sums of the squares of all, float64[C].
         largest: the largest |difference|.
     """
 
-    channels: int = 0
+    channels: int
     count: int = 0
     free: NDArray[np.int64] = field(init=False)
     mean_sum: NDArray[np.float64] = field(init=False)
+    free_square_sum: NDArray[np.float64] = field(init=False)
     square_sum: NDArray[np.float64] = field(init=False)
     largest: float = 0.0
 
     def __post_init__(self) -> None:
         """Starts at zero."""
-        self.mean_sum, self.square_sum = np.zeros(self.channels), np.zeros(self.channels)
+        self.mean_sum, self.free_square_sum, self.square_sum = (np.zeros(self.channels) for _ in range(3))
         self.free = np.zeros(self.channels, np.int64)
 
     def add(self, difference: NDArray[np.float64], clamped: NDArray[np.bool_]) -> None:
         """Counts rows of differences, float64[R, C], of which some stand at the same end in both models."""
         self.count += len(difference)
         self.free += len(difference) - np.count_nonzero(clamped, axis=0)
-        self.mean_sum += difference.sum(axis=0)
         self.square_sum += np.einsum("ij,ij->j", difference, difference)
         if difference.size:
             self.largest = max(self.largest, float(difference.max()), -float(difference.min()))
+        # The ends of two grids differ by less than a step, and many such elements would outweigh the few that are free.
+        free = np.where(clamped, 0.0, difference)
+        self.mean_sum += free.sum(axis=0)
+        self.free_square_sum += np.einsum("ij,ij->j", free, free)
 
     @property
     def shares(self) -> NDArray[np.float64]:
@@ -63,7 +68,7 @@ class Difference:
     @property
     def squares(self) -> NDArray[np.float64]:
         """Mean squared difference of each channel over what no clamp hides, float64[C]."""
-        return np.asarray(self.square_sum / np.maximum(self.free, 1))
+        return np.asarray(self.free_square_sum / np.maximum(self.free, 1))
 
 
 @dataclass(eq=False)
@@ -80,7 +85,7 @@ class LayerStatistics:
     source: Tensor
     result: Tensor
     gain: Gain
-    channels: int
+    channels: int = 0
     signal: float = 0.0
     saturated: int = 0
     running: Difference = field(init=False)
