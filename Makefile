@@ -16,7 +16,7 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	touch $@
 
 $(VENV)/.installed-all: $(VENV)/.installed-dev
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev,tensorflow,witness]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev,tensorflow,witness,dask]'
 	touch $@
 
 # The main job on the bundled model: re-express it, then validate it on the bundled images.

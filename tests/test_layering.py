@@ -26,9 +26,11 @@ ALLOWED = {
     "export": MODEL | {"simulator", "export"},
     "validation": MODEL | {"targets", "plan", "validation"},
     "sample": {"sample"},
+    "batch": MODEL
+    | {"io", "targets", "plan", "calibration", "corrections", "runtime", "report", "validation", "pipeline", "batch"},
 }
 THIRD_PARTY = {"numpy", "flatbuffers", "absl", "ai_edge_litert", "jsonschema", "PIL", "tqdm", "numba", "jinja2", "matplotlib"}
-LAZY = {"tensorflow", "apache_beam", "matplotlib", "jsonschema", "PIL", "tflite_runtime", "jinja2"}
+LAZY = {"tensorflow", "apache_beam", "matplotlib", "jsonschema", "PIL", "tflite_runtime", "jinja2", "dask", "distributed"}
 
 
 def sources() -> list[Path]:

@@ -9,7 +9,7 @@ import io
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,8 @@ __all__ = ["InputSpec", "Samples", "feed", "load_samples", "source_codes"]
 
 _Arrays = dict[str, NDArray[Any]]
 _Stats = tuple[float, float]
-_Loaded = tuple[int, NDArray[Any] | None, Callable[[], Iterator[_Arrays]]]
+_Read = Callable[..., Iterator[_Arrays]]
+_Loaded = tuple[int, NDArray[Any] | None, _Read]
 _DEFAULT_STATS = (127.5, 127.5)
 _IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp"}
 
@@ -43,7 +44,8 @@ class Samples:
         count: the number of samples.
         labels: one a sample, or None.
         input_stats: mean and standard deviation that turn a pixel into a float input's value.
-        read: starts over and yields `{input name: sample without batch axis}`; uint8 pixels or the input's dtype.
+        read: starts over at sample `start`, by default the first, and yields `{input name: sample without batch axis}`;
+            uint8 pixels or the input's dtype.
         zero_filled: inputs that the data does not provide, held at real zero (the state of a recurrent model).
 
     """
@@ -52,11 +54,22 @@ class Samples:
     count: int
     labels: NDArray[Any] | None
     input_stats: _Stats
-    read: Callable[[], Iterator[_Arrays]]
+    read: _Read
     zero_filled: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return self.count
+
+    def part(self, start: int, stop: int) -> "Samples":
+        """The samples from `start` up to `stop`, or to the last one; of files, what lies before is not decoded."""
+        stop = min(stop, self.count)
+        count = max(0, stop - start)
+        labels = None if self.labels is None else self.labels[start:stop]
+
+        def read(first: int = 0) -> Iterator[_Arrays]:
+            return islice(self.read(start + first), max(0, count - first))
+
+        return replace(self, count=count, labels=labels, read=read)
 
     def batches(self, size: int) -> Iterator[_Arrays]:
         """Yield `{input name: [size or fewer, ...]}` of uint8 pixels, or of values in the input's own dtype."""
@@ -137,7 +150,7 @@ def _from_folder(path: Path, inputs: tuple[InputSpec, ...]) -> _Loaded:
     return (
         len(files),
         labels if len(labels) == len(files) else None,
-        lambda: ({spec.name: _decode(file.read_bytes(), spec, str(file))} for file in files),
+        lambda start=0: ({spec.name: _decode(file.read_bytes(), spec, str(file))} for file in files[start:]),
     )
 
 
@@ -183,7 +196,7 @@ def _from_arrays(arrays: _Arrays, inputs: tuple[InputSpec, ...], where: str) -> 
     return (
         count,
         None if labels is None else np.asarray(labels),
-        lambda: ({spec.name: _values(array[i], spec, where) for spec, array in given} for i in range(count)),
+        lambda start=0: ({spec.name: _values(array[i], spec, where) for spec, array in given} for i in range(start, count)),
     )
 
 
@@ -245,7 +258,10 @@ def _from_stream(source: Any, inputs: tuple[InputSpec, ...]) -> _Loaded:
                 label,
             )
 
-    def read() -> Iterator[_Arrays]:
+    def read(start: int = 0) -> Iterator[_Arrays]:
+        return islice(values(), start, None)
+
+    def values() -> Iterator[_Arrays]:
         for arrays, _ in elements():
             for i in range(len(arrays[inputs[0].name])):
                 yield {spec.name: _values(arrays[spec.name][i], spec, "the dataset") for spec in inputs}
@@ -281,14 +297,14 @@ def _from_records(path: Path, inputs: tuple[InputSpec, ...]) -> _Loaded:
     spec = _image_input(inputs, str(path))
     spans = list(record_spans(path))
 
-    def examples() -> Iterator[tuple[bytes, int | None]]:
+    def examples(start: int = 0) -> Iterator[tuple[bytes, int | None]]:
         with path.open("rb") as file:
-            for number, (offset, length) in enumerate(spans):
+            for number, (offset, length) in enumerate(spans[start:], start):
                 file.seek(offset)
                 yield parse_example(file.read(length), f"{path} record {number}")
 
-    def read() -> Iterator[_Arrays]:
-        for number, (image, _) in enumerate(examples()):
+    def read(start: int = 0) -> Iterator[_Arrays]:
+        for number, (image, _) in enumerate(examples(start), start):
             yield {spec.name: _decode(image, spec, f"{path} record {number}")}
 
     labels = [label for _, label in examples()]

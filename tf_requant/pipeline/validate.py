@@ -30,7 +30,8 @@ from tf_requant.validation.legality import Legality, check_legality
 from tf_requant.validation.quality import Metric, Outputs, Quality, measure
 from tf_requant.validation.tensors import TensorQuality
 
-_BATCH = 32
+BATCH = 32
+"""Samples that an interpreter is given at a time, and that a part of a `Quality` covers."""
 SIMULATOR = "sim"
 """The backend's name that stands for the simulator: the candidate under its target's arithmetic, or tflite_ref."""
 LAYER_SAMPLES = 8
@@ -107,7 +108,7 @@ def validate(
                 pairs = ((reference_bytes, source), (candidate_bytes, candidate))
                 runners = [interpreted(stack, backend, b, m, source) for b, m in pairs]
             quality[backend] = measure(
-                runners[0], runners[1], samples.codes(_BATCH), truth, metric, done, kept.add if n == 0 else None
+                runners[0], runners[1], samples.codes(BATCH), truth, metric, done, kept.add if n == 0 else None
             )
     legality = None if target is None else check_legality(candidate, load_target(target))
     count = layers if layers is not None else ISOLATED_SAMPLES if isolate else LAYER_SAMPLES
@@ -126,7 +127,7 @@ def validate(
         tensors = ()
     exactness = exactness_of(candidate_bytes, candidate, source, samples, layers or LAYER_SAMPLES) if SIMULATOR in against else None
     thresholds = Thresholds(min_agreement, max_top1_drop, max_layer_error)
-    failures = _failures(quality, tensors, legality, thresholds)
+    failures = failures_of(quality, tensors, legality, thresholds)
     if exactness is not None and not (exactness.elements and exactness.simulated_ops):
         failures += ("the simulator could not be proved: it computes no tensor that the interpreter shows",)
     if exactness is not None and exactness.first is not None:
@@ -221,12 +222,17 @@ def _progress(progress: Callable[[int, int], None], n: int, size: int, backends:
     return lambda done: progress(n * size + done, backends * size)
 
 
-def _failures(
+def failures_of(
     quality: dict[str, Quality],
     tensors: tuple[TensorQuality, ...],
     legality: Legality | None,
     thresholds: Thresholds,
 ) -> tuple[str, ...]:
+    """One sentence for each threshold missed and each rule of the target broken.
+
+    Raises:
+        UsageError: a loss of top-1 was limited, and the data carries no labels.
+    """
     min_agreement, max_top1_drop, max_layer_error = (
         thresholds.min_agreement, thresholds.max_top1_drop, thresholds.max_layer_error
     )  # fmt: skip
