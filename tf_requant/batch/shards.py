@@ -19,14 +19,12 @@ from tf_requant.pipeline.inputs import input_specs
 from tf_requant.pipeline.record import read_record
 from tf_requant.pipeline.runners import exactness_of, feeds, interpreted
 from tf_requant.pipeline.source import Source, load_source
+from tf_requant.pipeline.validate import BATCH, LAYER_SAMPLES
 from tf_requant.runtime import InterpreterProcess
 from tf_requant.validation.quality import Part, measure_parts
 from tf_requant.validation.tensors import LayerPart, LayerTable, comparable
 
-BATCH = 32
-"""Samples of one part, as in `validate`."""
 BACKEND = "litert"
-LAYER_SAMPLES = 8
 
 Shard = dict[str, Any]
 """JSON-ready: `start`, `parts`, `layers`, `overlap`, `exactness`, `notes`, and `sentence` where it failed."""
