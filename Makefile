@@ -29,11 +29,12 @@ demo: $(VENV)/.installed
 		--reference=tf_requant/sample/mnv2_cifar_qat_uint8.tflite \
 		--data=tf_requant/sample/cifar10_evaluation.npz --target=nna_sym8_pow2
 
+# Two processes: most of the time goes into interpreters that start and end in processes of their own.
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -q
+	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 test-all: $(VENV)/.installed-all
-	$(BIN)/python -m pytest -q -m ""
+	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile -m ""
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check tf_requant tests benchmarks notebooks examples
