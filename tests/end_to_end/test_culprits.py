@@ -65,7 +65,7 @@ LOST = [
 @pytest.mark.slow
 @pytest.mark.parametrize(("target", "op", "channel", "sign", "size"), LOST)
 def test_a_bias_that_is_wrong_in_a_rare_channel_is_named(files, target, op, channel, sign, size):
-    place = scene(files, target)
+    place = scene(files, target, IMAGES)
     assert channel in place.live[place.candidate.main.ops[op].outputs[0]]
     ranked = [c.index for c in place.ranking(planted(place.candidate, "bias", op, channel, sign, size))]
     assert op in ranked[:3]

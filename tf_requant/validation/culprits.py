@@ -6,7 +6,7 @@ from math import inf
 
 from tf_requant.model.graph import Graph, Op
 from tf_requant.model.ops import info
-from tf_requant.validation.faults import Suspicion, faulty
+from tf_requant.validation.faults import FAULT, Suspicion, faulty
 from tf_requant.validation.metrics import decibels
 
 _FAULTS_FIRST = 2
@@ -91,12 +91,18 @@ def rank(
     rows, wrong = [], faulty(suspected, sum(has_filter(op) for op in graph.ops))
     for index in sorted({*restorations, *suspected}):
         row = _culprit(graph, index, restorations.get(index), suspected.get(index), index in wrong, causes.get(index, ""))
-        if row.fault or (row.gain is not None and row.gain > 0):
+        if row.fault or row.suspicion >= FAULT or (row.gain is not None and row.gain > 0):
             rows.append(row)
     faults = sorted((r for r in rows if r.fault), key=lambda r: -suspected[r.index].weight)[:_FAULTS_FIRST]
     # A layer that was dropped from the race early was measured on fewer samples, and stands behind those that stayed.
     others = [r for r in rows if r not in faults]
     others.sort(key=lambda r: (-r.samples, -(r.gain if r.gain is not None else -inf)))
+    rest = [r for r in others if r.suspicion >= FAULT]
+    if len(faults) < _FAULTS_FIRST and rest and others:
+        # Of what is no outlier, the most suspicious layer is looked at third at the latest, behind the costliest.
+        suspect = max(rest, key=lambda r: r.suspicion)
+        others.remove(suspect)
+        others.insert(min(1, len(others)), suspect)
     return (*faults, *others)
 
 
