@@ -47,6 +47,9 @@ CASES = {
 
 def main() -> None:
     options = [a for a in sys.argv[1:] if a.startswith("--")]
+    unknown = [o for o in options if o != "--ablation" and not o.startswith("--case=")]
+    if unknown:
+        sys.exit(__doc__)
     name = next((o.split("=")[1] for o in options if o.startswith("--case=")), "mobilenet_v2")
     case, targets = CASES[name], [a for a in sys.argv[1:] if not a.startswith("--")] or list(CORE)
     source = SHARED / "models" / case.model

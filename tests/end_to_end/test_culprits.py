@@ -73,6 +73,14 @@ def test_a_bias_that_is_wrong_in_a_rare_channel_is_named(files, target, op, chan
 
 
 @pytest.mark.slow
+def test_an_exact_conversion_without_data_is_called_no_fault(files):
+    path, data = files
+    source = tflite.read(path.read_bytes())
+    found = diagnose(source, tf_requant.requantize(path, "tflite_int8").model, load_samples(data, input_specs(source)), 4)
+    assert [(c.index, c.op, c.why) for c in found.culprits if c.fault] == []
+
+
+@pytest.mark.slow
 @pytest.mark.xfail(reason="open: bias correction without data moves some biases the wrong way, and they stand out")
 @pytest.mark.parametrize("target", ["nna_sym8", "nna_sym8_per_channel", "nna_sym8_pow2", "nna_sym8_pow2_per_channel"])
 def test_a_conversion_without_data_is_called_no_fault(files, target):

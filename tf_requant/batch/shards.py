@@ -9,20 +9,17 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from numpy.typing import NDArray
-
 from tf_requant.batch.jobs import Job
 from tf_requant.calibration.statistics import digest
-from tf_requant.io.data import Samples, feed, load_samples
+from tf_requant.io.data import Samples, load_samples
 from tf_requant.model.graph import Model
 from tf_requant.pipeline.inputs import input_specs
 from tf_requant.pipeline.record import read_record
-from tf_requant.pipeline.runners import exactness_of, feeds, interpreted
+from tf_requant.pipeline.runners import exactness_of, interpreted, layer_table
 from tf_requant.pipeline.source import Source, load_source
 from tf_requant.pipeline.validate import BATCH, LAYER_SAMPLES
-from tf_requant.runtime import InterpreterProcess
 from tf_requant.validation.quality import Part, measure_parts
-from tf_requant.validation.tensors import LayerPart, LayerTable, comparable
+from tf_requant.validation.tensors import LayerPart
 
 BACKEND = "litert"
 
@@ -121,18 +118,5 @@ def _overlap(candidate: Model, samples: Samples, start: int) -> list[int]:
 def _layers(pairs: tuple[tuple[bytes, Model], ...], samples: Samples, start: int, count: int) -> list[Any]:
     """The sums of every comparable tensor of the first samples, one entry a sample."""
     (reference, source), (candidate, model) = pairs
-    table = LayerTable(comparable(source), comparable(model), read_record(model).gains, start=start)
-    with InterpreterProcess(BACKEND) as ours, InterpreterProcess(BACKEND) as theirs:
-        runs = [
-            (process, process.load(content, preserve_all=True), m)
-            for process, content, m in ((ours, reference, source), (theirs, candidate, model))
-        ]
-        for batch in samples.part(0, count).codes(1):
-            observed = []
-            for process, details, m in runs:
-                fed = (feed(batch[a.name], a, b) for a, b in feeds(source, m))
-                inputs: dict[str | int, NDArray[Any]] = {d.index: f for d, f in zip(details.inputs, fed)}
-                codes = process.run(inputs, tensors="all")
-                observed.append({m.main.tensors[i].name: c for i, c in codes.items() if i < len(m.main.tensors)})
-            table.add(*observed)
+    table = layer_table(reference, candidate, source, model, samples.part(0, count), count, BACKEND, start)
     return [[part.start, {name: list(sums) for name, sums in part.sums.items()}] for part in table.parts]

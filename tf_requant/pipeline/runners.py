@@ -15,7 +15,7 @@ from tf_requant.pipeline.simulate import ArithmeticSource, Simulation
 from tf_requant.runtime import InterpreterProcess
 from tf_requant.simulator.profiles import TFLITE_REF
 from tf_requant.validation.exactness import Exactness
-from tf_requant.validation.tensors import LayerTable, TensorQuality, comparable, real_values
+from tf_requant.validation.tensors import LayerTable, comparable, real_values
 
 EXACT = "litert_ref"
 """The interpreter that the simulator is proved against."""
@@ -86,10 +86,10 @@ def exactness_of(data: bytes, model: Model, source: Model, samples: Samples, cou
 
 
 def layer_table(
-    reference: bytes, candidate: bytes, source: Model, model: Model, samples: Samples, layers: int, backend: str
-) -> tuple[TensorQuality, ...]:
-    """Every comparable tensor of some samples, the candidate's against the source's."""
-    table = LayerTable(comparable(source), comparable(model), read_record(model).gains)
+    reference: bytes, candidate: bytes, source: Model, model: Model, samples: Samples, layers: int, backend: str, start: int = 0
+) -> LayerTable:
+    """Every comparable tensor of the first samples, the candidate's against the source's; `start` is the first one's number."""
+    table = LayerTable(comparable(source), comparable(model), read_record(model).gains, start=start)
     with InterpreterProcess(backend) as ours, InterpreterProcess(backend) as theirs:
         runs = [(ours, ours.load(reference, preserve_all=True), source), (theirs, theirs.load(candidate, preserve_all=True), model)]
         for batch in first(samples.codes(1), layers):
@@ -100,7 +100,7 @@ def layer_table(
                 codes = process.run(inputs, tensors="all")
                 observed.append({m.main.tensors[i].name: c for i, c in codes.items() if i < len(m.main.tensors)})
             table.add(*observed)
-    return table.rows()
+    return table
 
 
 def first(batches: Iterator[dict[str, NDArray[Any]]], count: int) -> Iterator[dict[str, NDArray[Any]]]:

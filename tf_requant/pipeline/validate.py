@@ -122,7 +122,7 @@ def validate(
         tensors = _tensors(isolation)
     elif count:
         observer = next((name for name in against if name != SIMULATOR), EXACT)
-        tensors = layer_table(reference_bytes, candidate_bytes, source, candidate, samples, count, observer)
+        tensors = layer_table(reference_bytes, candidate_bytes, source, candidate, samples, count, observer).rows()
     else:
         tensors = ()
     exactness = exactness_of(candidate_bytes, candidate, source, samples, layers or LAYER_SAMPLES) if SIMULATOR in against else None
