@@ -47,7 +47,7 @@ def test_the_first_three_hold_the_layer_whose_restoration_gains_the_most(files, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("target", "seed"), [("tflite_int8", 101), ("nna_sym8_per_channel", 102)])
+@pytest.mark.parametrize(("target", "seed"), [("tflite_int8", 101), ("nna_sym8_per_channel", 102), ("nna_sym8_pow2", 103)])
 def test_a_planted_fault_is_named_first_for_eighteen_of_twenty_places_and_in_the_first_three_for_all(files, target, seed):
     found = scene(files, target).places_of(PLACES, seed)
     print(target, [(str(fault), rank) for fault, rank in found if rank > 1])
@@ -63,7 +63,6 @@ LOST = [
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(reason="open: a bias that is wrong in a channel which a clamp hides nine times of ten is not always told")
 @pytest.mark.parametrize(("target", "op", "channel", "sign", "size"), LOST)
 def test_a_bias_that_is_wrong_in_a_rare_channel_is_named(files, target, op, channel, sign, size):
     place = scene(files, target, IMAGES)
@@ -73,16 +72,7 @@ def test_a_bias_that_is_wrong_in_a_rare_channel_is_named(files, target, op, chan
 
 
 @pytest.mark.slow
-def test_an_exact_conversion_without_data_is_called_no_fault(files):
-    path, data = files
-    source = tflite.read(path.read_bytes())
-    found = diagnose(source, tf_requant.requantize(path, "tflite_int8").model, load_samples(data, input_specs(source)), 4)
-    assert [(c.index, c.op, c.why) for c in found.culprits if c.fault] == []
-
-
-@pytest.mark.slow
-@pytest.mark.xfail(reason="open: bias correction without data moves some biases the wrong way, and they stand out")
-@pytest.mark.parametrize("target", ["nna_sym8", "nna_sym8_per_channel", "nna_sym8_pow2", "nna_sym8_pow2_per_channel"])
+@pytest.mark.parametrize("target", ["tflite_int8", "nna_sym8", "nna_sym8_per_channel", "nna_sym8_pow2", "nna_sym8_pow2_per_channel"])
 def test_a_conversion_without_data_is_called_no_fault(files, target):
     path, data = files
     source = tflite.read(path.read_bytes())

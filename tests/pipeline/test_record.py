@@ -6,6 +6,7 @@ import pytest
 import tf_requant
 from tests.corrections.test_bias import images
 from tf_requant.errors import CalibrationError
+from tf_requant.io import tflite
 from tf_requant.io.data import feed
 from tf_requant.model.graph import Graph, Model, Op, Tensor
 from tf_requant.model.quant import QuantParams
@@ -63,10 +64,40 @@ def test_the_samples_of_a_first_conversion_are_not_forgotten_by_a_second() -> No
         tf_requant.validate(second.model_bytes, reference=model_path(), data=data)
 
 
-@pytest.mark.parametrize("entry", [b"", b"no json", b"[]", b'{"pixels": 3}', b'{"gains": 1}', b'{"calibration": 7}'])
+@pytest.mark.parametrize("target", ["nna_sym8", "nna_sym8_pow2", "tflite_int16x8"])
+def test_every_move_of_a_bias_that_an_output_can_feel_is_remembered(target: str) -> None:
+    """The biases read off both files by hand; what is left out is below a quarter of a step."""
+    source, result = tflite.read(model_path().read_bytes()), tf_requant.requantize(model_path(), target).model
+    held, origins = read_record(result), {source.main.tensors[op.outputs[0]].name: op for op in source.main.ops}
+    assert held.biases is not None
+    moved = 0
+    for op in result.main.ops:
+        output = result.main.tensors[op.outputs[0]]
+        origin = origins.get(output.name)
+        if op.code not in ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED") or origin is None:
+            continue
+        new, old = result.main.tensors[op.inputs[2]], source.main.tensors[origin.inputs[2]]
+        gain = float(held.gains.get(output.name, 1.0))
+        real = new.data * new.quant.scale.astype(np.float64) - gain * old.data * old.quant.scale.astype(np.float64)
+        steps = real / float(output.quant.scale[0])
+        told = np.array([held.biases.get(output.name, {}).get(c, 0.0) for c in range(steps.size)])
+        assert np.all(np.abs(steps - told) <= np.where(told == 0, 0.25, 0.0051)), output.name
+        moved += np.count_nonzero(told)
+    assert moved or target == "tflite_int16x8"
+
+
+def test_moves_count_from_an_original_only() -> None:
+    first = tf_requant.requantize(model_path(), "nna_sym8").model
+    assert read_record(tf_requant.requantize(first, "nna_sym8_pow2").model).biases is None
+
+
+ENTRIES = [b"", b"no json", b"[]", b'{"pixels": 3}', b'{"gains": 1}', b'{"calibration": 7}', b'{"biases": {"y": {"no": 1}}}']
+
+
+@pytest.mark.parametrize("entry", ENTRIES)
 def test_another_programs_entry_is_no_record(entry: bytes) -> None:
     held = read_record(pooled(1.0, 0).with_(metadata={METADATA: entry}))
-    assert not (held.gains or held.calibration or held.pixels)
+    assert not (held.gains or held.calibration or held.pixels or held.biases)
 
 
 def test_corrections_may_be_a_list() -> None:

@@ -155,7 +155,7 @@ def test_a_planted_fault_of_any_kind_is_named_among_the_first_three_and_mostly_f
     ("kind", "sentence"),
     [
         ("weight", "filter channel {channel} is 2.00 times the source's"),
-        ("bias", "bias {channel} was moved by +2."),
+        ("bias", "bias {channel} was moved by +2.0 steps of the output since its conversion"),
         ("zero point", "its range is moved by 3.0 steps"),
     ],
 )
@@ -165,6 +165,40 @@ def test_a_fault_is_told_in_a_sentence_that_names_its_kind_and_channel(kind: str
     first = scene.ranking(planted(scene.candidate, kind, op, channel))[0]
     assert (first.index, first.fault) == (op, True)
     assert sentence.format(channel=channel) in first.why, first.why
+
+
+def without_record_of_biases(model: Model) -> Model:
+    """As another program writes it, which keeps gains in mind at best."""
+    held = json.loads(model.metadata["tf_requant"])
+    assert held.pop("biases") is not None
+    return model.with_(metadata={**model.metadata, "tf_requant": json.dumps(held).encode()})
+
+
+@pytest.mark.parametrize("target", ["tflite_int8", "nna_sym8_per_channel", "nna_sym8_pow2"])
+def test_a_bias_that_no_record_vouches_for_is_judged_by_what_is_measured(target: str) -> None:
+    scene = bundled(target)
+    assert [c.why for c in scene.ranking(without_record_of_biases(scene.candidate)) if c.fault] == []
+    op = 4
+    channel = int(scene.live[scene.candidate.main.ops[op].outputs[0]][0])
+    first = scene.ranking(without_record_of_biases(planted(scene.candidate, "bias", op, channel, 1, 3.0)))[0]
+    assert (first.index, first.fault) == (op, True)
+    assert f"bias {channel} was moved by +3." in first.why and "whose mean is off by" in first.why, first.why
+
+
+def test_a_bias_that_a_correction_moved_too_far_is_told_and_is_no_fault() -> None:
+    """The record says that the conversion meant it: what is wrong is its judgment, which restoring the layer shows."""
+    scene, op = bundled("nna_sym8_per_channel"), 4
+    output = scene.candidate.main.tensors[scene.candidate.main.ops[op].outputs[0]]
+    channel = int(scene.live[scene.candidate.main.ops[op].outputs[0]][0])
+    moved = planted(scene.candidate, "bias", op, channel, 1, 6.0)
+    held = json.loads(moved.metadata["tf_requant"])
+    moves = held["biases"].setdefault(output.name, {})
+    moves[str(channel)] = moves.get(str(channel), 0.0) + 6.0
+    moved = moved.with_(metadata={**moved.metadata, "tf_requant": json.dumps(held).encode()})
+    ranked = scene.ranking(moved)
+    assert [c.why for c in ranked if c.fault] == []
+    told = {c.index: c for c in ranked[:3]}[op]
+    assert told.suspicion > 1 and f"bias {channel} was moved by its conversion by +6." in told.why, told
 
 
 def test_a_zero_point_that_was_moved_onto_zero_is_named_like_any_other() -> None:

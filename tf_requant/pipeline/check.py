@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tf_requant.errors import UsageError
+from tf_requant.report.names import short_name
 from tf_requant.validation.culprits import Culprit
 from tf_requant.validation.exactness import Exactness
 from tf_requant.validation.legality import Legality
@@ -204,7 +205,8 @@ class Check:
             lines += _culprit_lines(self.isolation)
         else:
             for row in sorted(self.tensors, key=lambda t: t.sqnr)[:_WORST]:
-                lines.append(f"worst layers: {row.sqnr:.1f} dB, largest difference {row.largest:.1f} steps: {row.name}")
+                figures = f"{_sqnr(row.sqnr)}, largest difference {row.largest:.1f} steps"
+                lines.append(f"worst layers: {figures}: {short_name(row.name)}")
         return "\n".join([*lines, *(f"note: {n}" for n in self.notes)])
 
     def bisection(self) -> str:
@@ -218,7 +220,7 @@ class Check:
         lines = [f"{'restored layer':<52} {'gain dB':>8} {'SQNR dB':>8} {'samples':>7}"]
         for c in self.isolation.culprits:
             figures = f"{_figure(c.gain, 2):>8} {_figure(c.restored_sqnr, 1):>8} {c.samples:>7}"
-            lines.append(f"{f'{c.index} {c.op} {short(c.name)}'[:52]:<52} {figures}{'  FAULT' if c.fault else ''}")
+            lines.append(f"{f'{c.index} {c.op} {short_name(c.name)}'[:52]:<52} {figures}{'  FAULT' if c.fault else ''}")
         return "\n".join(lines)
 
 
@@ -230,7 +232,7 @@ def _quality_lines(name: str, q: Quality) -> list[str]:
         lines.append(f"  top-1 {q.top1:.2%}, source {q.reference_top1:.2%}, drop {q.top1_drop:.2%} (95 %: {low:.2%} to {high:.2%})")
     if q.top5 is not None and q.reference_top5 is not None:
         lines.append(f"  top-5 {q.top5:.2%}, source {q.reference_top5:.2%}")
-    lines.append(f"  outputs: SQNR {q.sqnr:.1f} dB, largest difference {q.largest:.4g}")
+    lines.append(f"  outputs: {_sqnr(q.sqnr)}, largest difference {q.largest:.4g}")
     if q.metric is not None:
         lines.append(f"  metric: {q.metric:.6g}")
     return lines
@@ -239,14 +241,13 @@ def _quality_lines(name: str, q: Quality) -> list[str]:
 def _culprit_lines(found: Isolation) -> list[str]:
     if found.scores_sqnr is None:
         return []
-    lines = [f"scores: SQNR {found.scores_sqnr:.1f} dB on {found.samples} samples ({found.arithmetic}); the layers that cost most:"]
-    lines += [f"  {n}. op {c.index} {c.op} {short(c.name)}: {c.why}" for n, c in enumerate(found.culprits[:_WORST], 1)]
+    lines = [f"scores: {_sqnr(found.scores_sqnr)} on {found.samples} samples ({found.arithmetic}); the layers that cost most:"]
+    lines += [f"  {n}. op {c.index} {c.op} {short_name(c.name)}: {c.why}" for n, c in enumerate(found.culprits[:_WORST], 1)]
     return lines if found.culprits else [lines[0].replace("; the layers that cost most:", "; no layer costs anything")]
 
 
-def short(name: str) -> str:
-    """The first of the names that a converter joined into one: the op's own."""
-    return name.split(";")[0]
+def _sqnr(value: float) -> str:
+    return "exact" if np.isinf(value) else f"SQNR {value:.1f} dB"
 
 
 def _figure(value: float | None, digits: int) -> str:

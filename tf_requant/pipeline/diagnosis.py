@@ -14,9 +14,10 @@ from tf_requant.pipeline.isolation import Measurement, Pair, Race, Values, reals
 from tf_requant.pipeline.runners import first
 from tf_requant.report.accumulators import accumulator_bounds
 from tf_requant.simulator.profiles import TFLITE_REF
+from tf_requant.validation.constants import filters
 from tf_requant.validation.correspondence import Correspondence
 from tf_requant.validation.culprits import Culprit, rank
-from tf_requant.validation.faults import filters, suspicions
+from tf_requant.validation.faults import suspicions
 from tf_requant.validation.layers import LayerStatistics
 from tf_requant.validation.legality import Legality
 from tf_requant.validation.metrics import decibels

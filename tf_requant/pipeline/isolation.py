@@ -43,7 +43,8 @@ class Pair:
     def __init__(
         self, source: Model, result: Model, arithmetic: Arithmetic = TFLITE_REF, host: Mapping[int, str] | None = None
     ) -> None:
-        self.meet = Correspondence(source.main, result.main, read_record(result).gains)
+        record = read_record(result)
+        self.meet = Correspondence(source.main, result.main, record.gains, record.biases)
         self._feeds = list(zip(source.main.inputs, result.main.inputs, feeds(source, result)))
         self._hosts = Host(source), Host(result)
         self._source = Simulator(source.main, TFLITE_REF, execute_host=self._hosts[0])

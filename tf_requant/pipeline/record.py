@@ -9,10 +9,14 @@ import numpy as np
 from tf_requant.model.graph import Graph, Model, Tensor
 from tf_requant.model.quant import code_limits
 from tf_requant.plan import Plan
+from tf_requant.validation.constants import bias_moves
+from tf_requant.validation.correspondence import Correspondence
 from tf_requant.version import __version__
 
 METADATA = "tf_requant"
 """The name of the entry."""
+_FELT = 0.25
+"""Steps of a layer's output from which on a move of its bias is remembered."""
 Pixels = tuple[str, float, int]
 """dtype, scale and zero point of the input that gives a pixel its meaning."""
 
@@ -26,22 +30,27 @@ class Record:
         calibration: hashes of the samples that shaped the model.
         pixels: input name -> the source's input, where a pixel means another code here.
         target: what it was made for.
+        biases: tensor name -> channel -> how far the bias behind it was moved, in steps of the tensor; None where what
+            it was made from was itself re-expressed, or a graph: moves count from an original.
     """
 
     gains: dict[str, Any] = field(default_factory=dict)
     calibration: tuple[str, ...] = ()
     pixels: dict[str, Pixels] = field(default_factory=dict)
     target: str = ""
+    biases: dict[str, dict[int, float]] | None = None
 
     def to_bytes(self) -> bytes:
         """JSON; empty where there is nothing to remember."""
-        if not (self.gains or self.calibration or self.pixels):
+        if not (self.gains or self.calibration or self.pixels or self.biases is not None):
             return b""
         document: dict[str, Any] = {"version": __version__, "target": self.target, "gains": self.gains}
         if self.calibration:
             document["calibration"] = sorted(self.calibration)
         if self.pixels:
             document["pixels"] = {name: list(held) for name, held in self.pixels.items()}
+        if self.biases is not None:
+            document["biases"] = self.biases
         return json.dumps(document, sort_keys=True).encode()
 
 
@@ -51,7 +60,10 @@ def read_record(model: Model) -> Record:
         held = json.loads(model.metadata.get(METADATA, b"{}"))
         pixels = {str(n): (str(d), float(s), int(z)) for n, (d, s, z) in held.get("pixels", {}).items()}
         calibration = tuple(map(str, held.get("calibration", ())))
-        return Record(dict(held.get("gains", {})), calibration, pixels, str(held.get("target", "")))
+        biases = held.get("biases")
+        if biases is not None:
+            biases = {str(n): {int(c): float(x) for c, x in moves.items()} for n, moves in biases.items()}
+        return Record(dict(held.get("gains", {})), calibration, pixels, str(held.get("target", "")), biases)
     except (ValueError, AttributeError, TypeError):
         return Record()
 
@@ -73,9 +85,21 @@ def recorded(result: Model, source: Model, plan: Plan, digests: tuple[str, ...])
         if np.any(np.not_equal(activation.gains, 1.0))
     }
     calibration = tuple(sorted({*digests, *before.calibration}))
-    content = Record(gains, calibration, _pixels(source.main, result.main, before), plan.target).to_bytes()
+    biases = None if before.target else _moves(Correspondence(source.main, result.main, gains))
+    content = Record(gains, calibration, _pixels(source.main, result.main, before), plan.target, biases).to_bytes()
     kept = {k: v for k, v in result.metadata.items() if k != METADATA}
     return result.with_(metadata=kept | ({METADATA: content} if content else {}))
+
+
+def _moves(meet: Correspondence) -> dict[str, dict[int, float]]:
+    """How far each bias was moved, where an output can feel it."""
+    found = {}
+    for index in meet.ops:
+        steps = bias_moves(meet, index)
+        felt = np.flatnonzero(np.abs(steps) >= _FELT) if steps is not None else np.zeros(0, np.int64)
+        if steps is not None and felt.size:
+            found[meet.written(index)] = {int(c): round(float(steps[c]), 2) for c in felt}
+    return found
 
 
 def _pixels(source: Graph, result: Graph, before: Record) -> dict[str, Pixels]:

@@ -14,6 +14,7 @@ from tf_requant.numerics.arithmetic import Arithmetic
 from tf_requant.pipeline.host import Host
 from tf_requant.pipeline.requantize import Result, TargetSource
 from tf_requant.pipeline.source import ModelSource, load_source
+from tf_requant.report.names import short_name
 from tf_requant.simulator.engine import Engine
 from tf_requant.simulator.observe import Observation
 from tf_requant.simulator.profiles import PROFILES
@@ -99,7 +100,7 @@ class SimulationReport:
             if o.overflowed:
                 counts.append(f"{o.overflowed} sums overflowed")
             if counts:
-                lines.append(f"  op {o.op_index} ({o.output}): {o.elements} codes, " + ", ".join(counts))
+                lines.append(f"  op {o.op_index} ({short_name(o.output)}): {o.elements} codes, " + ", ".join(counts))
         return "\n".join(lines)
 
 

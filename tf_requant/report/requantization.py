@@ -9,6 +9,7 @@ from tf_requant.model.graph import Graph, Model
 from tf_requant.model.quant import QuantParams
 from tf_requant.plan import GraphPlan, Plan
 from tf_requant.report.accumulators import AccumulatorRow, accumulator_bounds
+from tf_requant.report.names import short_name
 from tf_requant.targets import Target
 
 
@@ -97,7 +98,7 @@ class Report:
         if self.accumulators:
             widest = max(self.accumulators, key=lambda row: row.bound)
             lines.append(
-                f"accumulators: at most {widest.bits} of the target's {self.accumulator_bits} bits, in {widest.name}"
+                f"accumulators: at most {widest.bits} of the target's {self.accumulator_bits} bits, in {short_name(widest.name)}"
                 + ("" if widest.bits <= self.accumulator_bits else ": a worst-case input overflows it")
             )
         lines += [f"host: {where}: {reason}" for where, reason in self.host_ops]

@@ -23,6 +23,8 @@ class Correspondence:
         source: the source's graph.
         result: the candidate's.
         gains: what a tensor's real values were multiplied by, by name.
+        moves: how far a conversion moved the biases behind a tensor on purpose, by name and channel, in steps of the
+            candidate; None where no record tells.
 
     Attributes:
         tensors: tensor of the candidate -> tensor of the source.
@@ -30,7 +32,9 @@ class Correspondence:
         ops: op of the candidate -> op of the source of the same code.
     """
 
-    def __init__(self, source: Graph, result: Graph, gains: Mapping[str, Any]) -> None:
+    def __init__(
+        self, source: Graph, result: Graph, gains: Mapping[str, Any], moves: Mapping[str, Mapping[int, float]] | None = None
+    ) -> None:
         self.source, self.result = source, result
         by_name = _unique_names(source)
         self.tensors = {t: by_name[name] for name, t in _unique_names(result).items() if name in by_name}
@@ -40,6 +44,7 @@ class Correspondence:
             t: np.asarray(gains.get(source.tensors[s].name, 1.0), np.float64) for t, s in self.tensors.items()
         }
         self.ops = {i: j for i in range(len(result.ops)) if (j := self._op(i)) is not None}
+        self._moves = moves
 
     def _through_quantize(self) -> None:
         """What a QUANTIZE op reads and writes is one tensor of the source."""
@@ -56,6 +61,24 @@ class Correspondence:
         producers = {self.source.producers.get(self.tensors.get(t, -1)) for t in op.outputs}
         found = producers.pop() if len(producers) == 1 else None
         return found if found is not None and self.source.ops[found].name == op.name else None
+
+    def written(self, index: int) -> str:
+        """The source's name of what an op of the candidate writes first."""
+        return self.source.tensors[self.tensors[self.result.ops[index].outputs[0]]].name
+
+    def meant(self, index: int, channels: int) -> NDArray[np.float64] | None:
+        """How far the bias of an op of the candidate was moved on purpose, steps of its output, float64[channels].
+
+        Returns:
+            None where no record tells.
+        """
+        if self._moves is None:
+            return None
+        found = np.zeros(channels)
+        for channel, steps in self._moves.get(self.written(index), {}).items():
+            if 0 <= channel < channels:
+                found[channel] = steps
+        return found
 
     def comparable(self, tensor: int) -> bool:
         """Whether a tensor of the candidate has codes that can be held against the source's."""

@@ -118,7 +118,7 @@ def _culprit(
     op = graph.ops[index]
     steps = 0.0 if suspicion is None else suspicion.steps
     gain = None if restored is None else restored.gain
-    parts = [suspicion.why] if fault and suspicion is not None else []
+    parts = [suspicion.why] if suspicion is not None and (fault or steps >= FAULT) else []
     if gain is not None:
         moved = f"adds {gain:.2f} dB to" if gain >= 0 else f"takes {-gain:.2f} dB off"
         bought = "makes the scores exact" if gain == inf else f"{moved} the scores"

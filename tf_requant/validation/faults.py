@@ -7,6 +7,7 @@ the source's, and a weight that was clipped stands at the end of its type.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import Enum
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +15,8 @@ from numpy.typing import NDArray
 from tf_requant.model.graph import Tensor
 from tf_requant.model.ops import info
 from tf_requant.model.quant import code_limits
-from tf_requant.validation.correspondence import Correspondence, Gain
+from tf_requant.validation.constants import bias_moves, filters
+from tf_requant.validation.correspondence import Correspondence
 from tf_requant.validation.layers import LayerStatistics
 
 FAULT = 1.0
@@ -36,6 +38,14 @@ _EXCEPTIONS = 0.1
 Array = NDArray[np.float64]
 
 
+class Evidence(str, Enum):
+    """What a suspicion rests on."""
+
+    RECORD = "record"  # the constant is not the one that the conversion wrote
+    MEASURED = "measured"  # nobody says how it should be, and outputs are off by as much
+    MEANT = "meant"  # a correction moved it on purpose, and outputs are off: coarse judgment, but no fault
+
+
 @dataclass(frozen=True)
 class Suspicion:
     """What is wrong with one layer, the worst channel of it.
@@ -44,11 +54,13 @@ class Suspicion:
         steps: how many steps of the output only a wrong constant explains, where no clamp hides them.
         weight: the same by the root of the share of the channel's elements that no clamp hides.
         why: one sentence.
+        evidence: what it rests on.
     """
 
     steps: float
     weight: float
     why: str
+    evidence: Evidence = Evidence.MEASURED
 
 
 def suspicions(meet: Correspondence, statistics: dict[int, LayerStatistics]) -> dict[int, Suspicion]:
@@ -65,7 +77,8 @@ def suspicions(meet: Correspondence, statistics: dict[int, LayerStatistics]) -> 
         output = op.outputs[0] if op.outputs else -1
         if index in meet.ops and output in statistics and statistics[output].isolated.count:
             cases += _constants(meet, index, statistics[output])
-        worst = max((case for case in cases if case is not None), key=lambda case: case.weight, default=None)
+        # What may be a fault comes before what a correction did on purpose, however far.
+        worst = max((c for c in cases if c is not None), key=lambda c: (c.evidence is not Evidence.MEANT, c.weight), default=None)
         if worst is not None and worst.steps > 0:
             found[index] = worst
     return found
@@ -80,20 +93,26 @@ def faulty(suspected: Mapping[int, Suspicion], layers: int) -> set[int]:
         suspected: by op index.
         layers: how many layers there are, those that nothing speaks against included.
     """
-    weights = np.zeros(max(layers, len(suspected), 1))
-    weights[: len(suspected)] = [case.weight for case in suspected.values()]
+    measured = [case.weight for case in suspected.values() if case.evidence is Evidence.MEASURED]
+    weights = np.zeros(max(layers, len(measured), 1))
+    weights[: len(measured)] = measured
     middle = float(np.median(weights))
     spread = float(np.median(np.abs(weights - middle))) * _NORMAL + _LEAST
+
+    def stands_out(case: Suspicion) -> bool:
+        return case.weight >= _GROSS or (case.weight - middle) / spread >= _OUTLYING
+
     return {
         index
         for index, case in suspected.items()
-        if case.steps >= FAULT and (case.weight >= _GROSS or (case.weight - middle) / spread >= _OUTLYING)
+        if case.steps >= FAULT
+        and (case.evidence is Evidence.RECORD or (case.evidence is Evidence.MEASURED and stands_out(case)))
     }
 
 
 def _constants(meet: Correspondence, index: int, seen: LayerStatistics) -> list[Suspicion | None]:
     """What speaks against a layer's filter and bias."""
-    op, own = meet.result.ops[index], meet.source.ops[meet.ops[index]]
+    op = meet.result.ops[index]
     row = info(op)
     if row is None or row.filter is None:
         return []
@@ -101,36 +120,13 @@ def _constants(meet: Correspondence, index: int, seen: LayerStatistics) -> list[
     found = filters(meet, index)
     if found is not None:
         cases.append(_filter(meet.result.tensors[op.inputs[row.filter]], found[0], row.channel_axis, seen))
-    out_gain = meet.gains[op.outputs[0]]
-    if row.bias is not None and min(len(op.inputs), len(own.inputs)) > row.bias and op.inputs[row.bias] >= 0:
-        bias, other = meet.result.tensors[op.inputs[row.bias]], meet.source.tensors[own.inputs[row.bias]]
-        if bias.data is not None and other.data is not None and bias.quant is not None and other.quant is not None:
-            cases.append(_bias(_reals(bias) - _reals(other) * np.broadcast_to(out_gain, other.shape), seen))
+    moved = bias_moves(meet, index)
+    if moved is not None and moved.size == seen.running.channels:
+        meant = meet.meant(index, moved.size)
+        cases.append(_bias(moved, seen, Evidence.MEASURED if meant is None else Evidence.MEANT))
+        if meant is not None:
+            cases.append(_unrecorded(moved - meant, seen))
     return cases
-
-
-def filters(meet: Correspondence, index: int) -> tuple[Array, Array] | None:
-    """The real values of a layer's filter, (the source's with the gains around it, the candidate's); None where one is unread.
-
-    Args:
-        meet: the candidate held against its source.
-        index: the candidate's op.
-    """
-    if index not in meet.ops:
-        return None
-    op, own = meet.result.ops[index], meet.source.ops[meet.ops[index]]
-    row = info(op)
-    if row is None or row.filter is None or min(len(op.inputs), len(own.inputs)) <= row.filter:
-        return None
-    weights, others = meet.result.tensors[op.inputs[row.filter]], meet.source.tensors[own.inputs[row.filter]]
-    if not (_readable(weights) and _readable(others) and weights.shape == others.shape and op.outputs[0] in meet.gains):
-        return None
-    out_gain, in_gain = meet.gains[op.outputs[0]], meet.gains.get(op.inputs[row.data], np.asarray(1.0))
-    last = len(weights.shape) - 1
-    if out_gain.size not in (1, weights.shape[row.channel_axis]) or in_gain.size not in (1, weights.shape[last]):
-        return None
-    factor = _along(out_gain, row.channel_axis, weights) / _along(in_gain, last, weights)
-    return _reals(others) * factor, _reals(weights)
 
 
 def _filter(weights: Tensor, wanted: Array, axis: int, seen: LayerStatistics) -> Suspicion | None:
@@ -170,18 +166,15 @@ def _filter(weights: Tensor, wanted: Array, axis: int, seen: LayerStatistics) ->
     )
 
 
-def _bias(moved: Array, seen: LayerStatistics) -> Suspicion | None:
+def _bias(steps: Array, seen: LayerStatistics, evidence: Evidence) -> Suspicion | None:
     """A bias that was moved, and an output whose mean is wrong by as much.
 
     Args:
-        moved: the candidate's bias less the source's, real units, float64[C].
+        steps: the candidate's bias less the source's, steps of the output, float64[C].
         seen: what the output does wrong.
+        evidence: whether a conversion moved it on purpose.
     """
-    assert seen.result.quant is not None
-    steps = moved.reshape(-1) / float(seen.result.quant.scale[0])
     alone, running = seen.isolated.means, seen.running.means
-    if steps.size != running.size:
-        return None
     agree = (np.sign(steps) == np.sign(running)) & (np.sign(alone) == np.sign(running))
     least = np.minimum(np.minimum(np.abs(steps), np.abs(running)), np.abs(alone))
     # A correction that overshoots by a little is no fault: what counts is the share of the move that is left as error.
@@ -190,10 +183,32 @@ def _bias(moved: Array, seen: LayerStatistics) -> Suspicion | None:
     channel = int((found * seen.running.shares).argmax())
     if found[channel] == 0:
         return None
+    by = "by its conversion " if evidence is Evidence.MEANT else ""
     return Suspicion(
         float(found[channel]), float(found[channel] * seen.running.shares[channel]),
-        f"bias {channel} was moved by {steps[channel]:+.1f} steps of the output, whose mean is off by {running[channel]:+.1f}",
-    )
+        f"bias {channel} was moved {by}by {steps[channel]:+.1f} steps of the output, whose mean is off by {running[channel]:+.1f}",
+        evidence,
+    )  # fmt: skip
+
+
+def _unrecorded(steps: Array, seen: LayerStatistics) -> Suspicion | None:
+    """A bias that is not the one its conversion wrote: no mean has to be measured for that.
+
+    Args:
+        steps: the candidate's bias less what was written, steps of the output, float64[C].
+        seen: what the output does wrong.
+    """
+    # Smaller ones are what a record leaves out.
+    reach = np.where(np.abs(steps) >= FAULT, np.abs(steps) * seen.running.shares, 0.0)
+    channel = int(reach.argmax())
+    if reach[channel] == 0:
+        return None
+    return Suspicion(
+        float(abs(steps[channel])), float(reach[channel]),
+        f"bias {channel} was moved by {steps[channel]:+.1f} steps of the output since its conversion: the output's mean is "
+        f"off by {seen.running.means[channel]:+.1f}",
+        Evidence.RECORD,
+    )  # fmt: skip
 
 
 def _symmetric(meet: Correspondence) -> bool:
@@ -230,21 +245,3 @@ def _range(meet: Correspondence, tensor: int, symmetric: bool) -> Suspicion | No
         steps, steps, f"its range is moved by {steps:.1f} steps: values {lost} it are out of reach, codes {unused} are unused "
         f"(zero point {point})",
     )  # fmt: skip
-
-
-def _readable(weights: Tensor) -> bool:
-    return weights.data is not None and weights.quant is not None and weights.data.shape == weights.shape
-
-
-def _reals(constant: Tensor) -> Array:
-    """A constant's real values, float64 of its shape."""
-    assert constant.quant is not None and constant.data is not None
-    scale, point = constant.quant.along(len(constant.shape))
-    return np.asarray((constant.data.astype(np.float64) - point) * scale)
-
-
-def _along(gain: Gain, axis: int, weights: Tensor) -> Array:
-    shape = [1] * len(weights.shape)
-    if gain.size > 1:
-        shape[axis] = gain.size
-    return gain.reshape(shape)
