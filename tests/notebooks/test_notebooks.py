@@ -15,7 +15,7 @@ from nbclient import NotebookClient
 import tf_requant
 
 FOLDER = Path(__file__).resolve().parents[2] / "notebooks"
-NAMES = ("requantize_mobilenet", "debug_layers")
+NAMES = ("requantize_mobilenet", "debug_layers", "sweep_targets")
 HOST = re.compile(r"\w+://|\bwww\.|\b[\w-]+\.(com|org|net|io|dev|ai|edu|cloud|app)\b", re.IGNORECASE)
 SECONDS = 300
 
@@ -146,4 +146,24 @@ def test_debug_layers_finds_what_it_planted(kernel: None, work: Path) -> None:
     assert found["agreements"]["candidate"] < 0.9 < 0.95 <= found["agreements"]["sound"] == found["agreements"]["mended"]
     assert b"block3/depthwise" in (work / found["report"]).read_bytes()
     assert len(pictures(notebook)) == 4 and all(len(p) > 5_000 for p in pictures(notebook))
+    assert not complaints(notebook)
+
+
+def test_sweep_targets_draws_every_target(kernel: None, work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TF_REQUANT_NOTEBOOK_WORST", "1")
+    notebook, found = executed(
+        "sweep_targets", work,
+        '{"lacking": lacking, "refused": refused, "unbeaten": sorted(unbeaten), "calibrated": {n: r["sqnr"] for n, r in'
+        ' calibrated.items()}, "sqnr": {n: min(r["sqnr"], 999) for n, r in results.items()}, "legal": [r["legal"] for r in'
+        ' results.values()], "agreement": {n: r["agreement"] for n, r in results.items()}}',
+    )  # fmt: skip
+    assert set(found["sqnr"]) == set(tf_requant.builtin_targets()) and not found["refused"] and all(found["legal"])
+    # 256 pictures; 98.4 % at least was seen.
+    assert min(found["agreement"].values()) >= 0.96
+    assert found["agreement"]["tflite_uint8"] == 1 and found["sqnr"]["tflite_uint8"] == 999
+    worst = min(found["sqnr"], key=lambda name: found["sqnr"][name])
+    assert list(found["calibrated"]) == [worst] and found["calibrated"][worst] > found["sqnr"][worst]
+    assert sum(found["lacking"]["nna_sym8_pow2"]) > sum(found["lacking"]["nna_sym8"]) > sum(found["lacking"]["tflite_int8"])
+    assert "tflite_uint8" in found["unbeaten"] and "nna_sym8" not in found["unbeaten"]
+    assert len(pictures(notebook)) == 2 and all(len(p) > 10_000 for p in pictures(notebook))
     assert not complaints(notebook)
