@@ -7,12 +7,14 @@ from typing import Any
 
 from tf_requant.batch.jobs import Job
 from tf_requant.batch.keys import content
+from tf_requant.batch.opened import open_samples
 from tf_requant.batch.shards import Shard, layers_of, merge, parts_of
 from tf_requant.batch.work import Work
 from tf_requant.errors import CalibrationError, InterpreterError
 from tf_requant.io import tflite
 from tf_requant.pipeline.check import Thresholds
-from tf_requant.pipeline.validate import failures_of  # the verb's own sentences
+from tf_requant.pipeline.validate import _refuse_overlap as refuse_overlap  # the verb's own sentences
+from tf_requant.pipeline.validate import failures_of
 from tf_requant.validation.legality import Legality
 from tf_requant.validation.quality import Quality, fold
 from tf_requant.validation.tensors import TensorQuality, fold_layers
@@ -69,7 +71,10 @@ def conclude(work: Work, job: Job, shards: Iterable[Shard]) -> None:
     key = (work.read("prepared", job.id) or {}).get("key")
     if facts is None or key is None:
         raise InterpreterError("the state of this job was lost while it ran: run the batch again")
-    _refuse_overlap(ordered)
+    if any(shard.get("overlap") for shard in ordered):
+        # The verb counts them over all samples and says so; it looks again, since only jobs that fail come here.
+        refuse_overlap(tflite.read(Path(job.output)), open_samples(job))
+        raise CalibrationError("the data or the model changed while the batch ran: run it again")
     quality, tensors = _measured(job, ordered)
     legality = Legality(job.target, facts["accelerated"], (), tuple(facts["violations"]))
     proof = next((shard["exactness"] for shard in ordered if shard.get("exactness")), None)
@@ -94,20 +99,6 @@ def _measured(job: Job, shards: list[Shard]) -> tuple[Quality | None, tuple[Tens
         raise CalibrationError(f"{quality.samples} of {shards[0]['of']} samples came back from validation: run the batch again")
     names = [t.name for t in tflite.read(Path(job.output)).main.tensors if t.is_activation]
     return quality, fold_layers(layers_of(shards), list(dict.fromkeys(names)))
-
-
-def _refuse_overlap(shards: list[Shard]) -> None:
-    """Refuses to judge a model on samples that shaped it, in the words of `validate`.
-
-    Raises:
-        CalibrationError: there are such samples.
-    """
-    found = [number for shard in shards for number in shard.get("overlap") or ()]
-    if found:
-        raise CalibrationError(
-            f"{len(found)} of {shards[0]['of']} samples (the first is number {found[0]}) are among those that the model was "
-            "calibrated on, so that figures on them would flatter it: validate on others"
-        )
 
 
 def _inexact(proof: dict[str, Any] | None) -> list[str]:

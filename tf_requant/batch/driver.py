@@ -25,11 +25,11 @@ from absl import logging
 from tf_requant.batch.conclusions import LOST, base
 from tf_requant.batch.jobs import Job, read_jobs
 from tf_requant.batch.pipeline import DASK, DIRECT, beam_flags
-from tf_requant.batch.shards import BATCH
 from tf_requant.batch.summary import Summary, summarize
 from tf_requant.batch.work import KINDS, Work
 from tf_requant.errors import UsageError
 from tf_requant.io.tflite_writer import save
+from tf_requant.pipeline.validate import BATCH
 
 SHARD = 8 * BATCH
 """Samples of one shard of validation."""

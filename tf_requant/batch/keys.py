@@ -10,7 +10,6 @@ from typing import Any
 
 from tf_requant.version import __version__
 
-_State = tuple[tuple[str, int, int], ...]
 _REMEMBERED = 256
 _CHUNK = 1 << 20
 
@@ -40,12 +39,19 @@ def job_key(conversion: str, data: str, judged: Mapping[str, Any]) -> str:
 
 def content(path: str | None) -> str:
     """SHA-256 of a file, or of a folder's names and files; empty for None. Computed anew where size or time changed."""
-    if path is None:
-        return ""
-    return _content(path, _state(Path(path)))
+    return "" if path is None else _content(path, state(path))
 
 
-def _state(path: Path) -> _State:
+def state(path: str) -> str:
+    """SHA-256 of name, size and time of each file that belongs to a path: it changes where the content does.
+
+    Raises:
+        OSError: a file cannot be looked at.
+    """
+    return _hashed(_files(Path(path)))
+
+
+def _files(path: Path) -> list[tuple[str, int, int]]:
     """Name, size and time of each file that belongs to a path: of a checkpoint's `.meta`, its neighbours too."""
     if path.is_dir():
         files = sorted(Path(folder) / name for folder, _, names in os.walk(path) for name in names)
@@ -55,15 +61,16 @@ def _state(path: Path) -> _State:
         files = [path]
     root = path if path.is_dir() else path.parent
     stats = ((file, file.stat()) for file in files)
-    return tuple((str(file.relative_to(root)), stat.st_size, stat.st_mtime_ns) for file, stat in stats)
+    return [(str(file.relative_to(root)), stat.st_size, stat.st_mtime_ns) for file, stat in stats]
 
 
 @functools.lru_cache(maxsize=_REMEMBERED)
-def _content(path: str, state: _State) -> str:
-    if not Path(path).is_dir() and len(state) == 1:
+def _content(path: str, state: str) -> str:
+    found = _files(Path(path))
+    if not Path(path).is_dir() and len(found) == 1:
         return _file(Path(path))
     root = Path(path) if Path(path).is_dir() else Path(path).parent
-    return _hashed([(name, _file(root / name)) for name, _, _ in state])
+    return _hashed([(name, _file(root / name)) for name, _, _ in found])
 
 
 def _file(path: Path) -> str:

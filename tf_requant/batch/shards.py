@@ -6,17 +6,17 @@ however the data is cut and in whatever order the shards come.
 
 from collections.abc import Iterable
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 from tf_requant.batch.jobs import Job
+from tf_requant.batch.opened import open_samples, open_source
 from tf_requant.calibration.statistics import digest
-from tf_requant.io.data import Samples, load_samples
+from tf_requant.io.data import Samples
 from tf_requant.model.graph import Model
-from tf_requant.pipeline.inputs import input_specs
 from tf_requant.pipeline.record import read_record
 from tf_requant.pipeline.runners import exactness_of, interpreted, layer_table
-from tf_requant.pipeline.source import Source, load_source
+from tf_requant.pipeline.source import load_source
 from tf_requant.pipeline.validate import BATCH, LAYER_SAMPLES
 from tf_requant.validation.quality import Part, measure_parts
 from tf_requant.validation.tensors import LayerPart
@@ -24,31 +24,7 @@ from tf_requant.validation.tensors import LayerPart
 BACKEND = "litert"
 
 Shard = dict[str, Any]
-"""JSON-ready: `start`, `parts`, `layers`, `overlap`, `exactness`, `notes`, and `sentence` where it failed."""
-
-
-@dataclass(frozen=True, eq=False)
-class Data:
-    """What a job measures on.
-
-    Attributes:
-        source: the model that it came from.
-        samples: those that count.
-    """
-
-    source: Source
-    samples: Samples
-
-
-def open_data(job: Job) -> Data:
-    """The job's source and validation data.
-
-    Raises:
-        RequantError: they cannot be read or don't fit.
-    """
-    source = load_source(job.model, job.graph_options)
-    samples = load_samples(job.data, input_specs(source.model))
-    return Data(source, samples if job.samples is None else samples.part(0, job.samples))
+"""JSON-ready: `start`, `of`, `overlap`, `parts`, `layers`, `exactness`, `notes`, and `sentence` where it failed."""
 
 
 def measure_shard(job: Job, start: int, size: int) -> Shard:
@@ -64,21 +40,20 @@ def measure_shard(job: Job, start: int, size: int) -> Shard:
     """
     if not job.data:
         return {"start": start}
-    data, candidate = open_data(job), load_source(job.output)
-    part = data.samples.part(start, start + size)
-    shard: Shard = {"start": start, "of": len(data.samples), "overlap": _overlap(candidate.model, part, start)}
+    source, samples, candidate = open_source(job), open_samples(job), load_source(job.output)
+    part = samples.part(start, start + size)
+    shard: Shard = {"start": start, "of": len(samples), "overlap": _overlaps(candidate.model, part)}
     if shard["overlap"]:
         return shard  # figures on samples that shaped the model are not looked at
-    pairs = ((data.source.tflite(), data.source.model), (candidate.tflite(), candidate.model))
+    pairs = ((source.tflite(), source.model), (candidate.tflite(), candidate.model))
     with ExitStack() as stack:
-        runners = [interpreted(stack, BACKEND, content, model, data.source.model) for content, model in pairs]
-        labels = data.samples.labels
-        found = measure_parts(runners[0], runners[1], part.codes(BATCH), labels, start=start)
+        runners = [interpreted(stack, BACKEND, content, model, source.model) for content, model in pairs]
+        found = measure_parts(runners[0], runners[1], part.codes(BATCH), samples.labels, start=start)
         shard["parts"] = [asdict(p) for p in found]
     count = min(len(part), job.layers - start)
     shard["layers"] = _layers(pairs, part, start, count) if count > 0 else []
     if job.exactness and start == 0:
-        proof = exactness_of(pairs[1][0], candidate.model, data.source.model, part, job.layers or LAYER_SAMPLES)
+        proof = exactness_of(pairs[1][0], candidate.model, source.model, part, job.layers or LAYER_SAMPLES)
         shard["exactness"] = {key: value for key, value in proof.to_dict().items() if key != "tensors"}
         shard["exactness"]["first"] = None if proof.first is None else str(proof.first)
     shard["notes"] = [f"input {name!r} was not in the data and was held at zero" for name in part.zero_filled]
@@ -109,10 +84,10 @@ def layers_of(shards: Iterable[Shard]) -> list[LayerPart]:
     ]
 
 
-def _overlap(candidate: Model, samples: Samples, start: int) -> list[int]:
-    """The numbers of the samples that shaped the candidate."""
+def _overlaps(candidate: Model, samples: Samples) -> bool:
+    """Whether samples shaped the candidate; `conclude` tells it in the verb's words."""
     shaped = set(read_record(candidate).calibration)
-    return [start + n for n, sample in enumerate(samples.codes(1)) if digest(sample) in shaped] if shaped else []
+    return bool(shaped) and any(digest(sample) in shaped for sample in samples.codes(1))
 
 
 def _layers(pairs: tuple[tuple[bytes, Model], ...], samples: Samples, start: int, count: int) -> list[Any]:

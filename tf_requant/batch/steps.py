@@ -16,7 +16,8 @@ from typing import Any
 from tf_requant.batch.conclusions import conclude, failed, finished
 from tf_requant.batch.jobs import Job
 from tf_requant.batch.keys import content, conversion_key, job_key
-from tf_requant.batch.shards import Shard, measure_shard, open_data
+from tf_requant.batch.opened import open_samples
+from tf_requant.batch.shards import Shard, measure_shard
 from tf_requant.batch.work import Work
 from tf_requant.calibration.statistics import Calibration
 from tf_requant.corrections import chosen
@@ -36,6 +37,8 @@ def sentence(error: BaseException) -> str:
     """One sentence for a record."""
     if isinstance(error, RequantError):
         return str(error)
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename}: {error.strerror}"
     last = traceback.extract_tb(error.__traceback__)[-1:]
     where = "".join(f" ({Path(frame.filename).name}:{frame.lineno})" for frame in last)
     return f"a bug, please report it: {type(error).__name__}: {error}{where}"
@@ -125,7 +128,7 @@ def convert(item: tuple[int, Iterable[int]], work: Work) -> Iterator[tuple[int, 
         if _converted(work, job, prepared["conversion"]) is None:
             with work.attempt(job.id):
                 _convert(work, job, prepared)
-        starts = range(0, len(open_data(job).samples) if job.data else 1, work.shard)
+        starts = range(0, len(open_samples(job)) if job.data else 1, work.shard)
     except Exception as error:
         failed(work, job, sentence(error))
         return
