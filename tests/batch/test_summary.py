@@ -1,6 +1,7 @@
 """The summary: every job a cell, a picture of what constraints cost, and figures that are those of the records."""
 
 import json
+import re
 from pathlib import Path
 
 from tests.batch.jobs import by_hand, images, nets, prepared, written
@@ -60,6 +61,23 @@ def test_of_very_many_models_the_page_shows_the_worst(tmp_path):
     )  # fmt: skip
     page = render(Summary(rows, 0.0).to_dict())
     assert ">m900<" in page and page.count('<th scope="row">') == MOST_MODELS and "600 more models" in page
+
+
+def test_a_cell_that_did_not_pass_leads_to_its_sentence(tmp_path):
+    cell = dict.fromkeys(COLUMNS) | {"model": "a_b.tflite", "target": "nna_sym8", "verdict": "pass", "status": "done", "line": 1, "id": "x"}
+    missed = cell | {"verdict": "missed", "sentence": "too coarse", "line": 2, "id": "y"}
+    page = render(Summary((cell, missed), 0.0).to_dict())
+    assert '<a href="#job-y">why</a>' in page and page.count("#job-") == 1
+    assert '<li id="job-y">line 2, a_b.tflite for nna_sym8: too coarse</li>' in page
+    assert '<strong class="pass">' in page and '<strong class="missed">' in page and "a_<wbr>b.<wbr>tflite</th>" in page
+
+
+def test_the_picture_follows_the_page_s_colours_and_is_drawn_for_narrow_screens_too():
+    drawn = picture([{"model": "m", "target": t, "agreement": a} for t, a in (("nna_sym8", 0.9), ("tflite_int8", 0.8))])
+    assert drawn.count("<svg ") == 2 and 'class="wide"' in drawn and 'class="narrow"' in drawn
+    assert "#ffffff" not in drawn.replace("fill: #ffffff; opacity: 0", "") and "#01010" not in drawn
+    names = re.findall(r' id="([^"]*)"', drawn)
+    assert len(names) == len(set(names)) and set(re.findall(r'href="#([^"]*)"', drawn)) <= set(names)
 
 
 def test_the_picture_is_drawn_only_of_what_was_measured(tmp_path: Path):

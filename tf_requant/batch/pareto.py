@@ -61,37 +61,54 @@ def front(points: Sequence[tuple[int, float]]) -> list[int]:
 
 
 def picture(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The picture; an empty text where nothing was measured."""
+    """The picture, once for wide and once for narrow screens; an empty text where nothing was measured."""
     measured = [row for row in rows if row["agreement"] is not None]
     if not measured:
         return ""
     import matplotlib
-    from matplotlib.figure import Figure
 
     by_target: dict[str, list[float]] = {}
     for row in measured:
         by_target.setdefault(row["target"], []).append(row["agreement"])
     names = sorted(by_target, key=lambda n: (tightness_of(n), -float(np.median(by_target[n])), n))
-    place = {name: n for n, name in enumerate(names)}
-    middle = [float(np.median(by_target[name])) for name in names]
+    lines = _lines(measured, {name: n for n, name in enumerate(names)})
+    style: Any = RC
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
-        matplotlib.rcParams.update(RC)
-        figure = Figure(figsize=(11, 4.6), dpi=72, layout="constrained")
-        axes = figure.add_subplot()
-        for line in _lines(measured, place):
-            axes.plot([x for x, _ in line], [100 * y for _, y in line], color=LINE, linewidth=1, marker="o", markersize=3, zorder=1)
-        low, high = ([100 * float(np.quantile(by_target[n], q)) for n in names] for q in (0.25, 0.75))
-        axes.vlines(range(len(names)), low, high, color=MUTED, linewidth=3, zorder=2)
-        axes.plot(range(len(names)), [100 * m for m in middle], "o", color=INK, markersize=6, zorder=3)
-        best = front([(tightness_of(name), value) for name, value in zip(names, middle)])
-        axes.plot(best, [100 * middle[i] for i in best], "o-", color=RESULT, markersize=8, zorder=4)
+        matplotlib.rcParams.update(style)
+        return "".join(_drawn(names, [by_target[name] for name in names], lines, wide) for wide in (True, False))
+
+
+def _drawn(names: list[str], found: list[list[float]], lines: list[list[tuple[int, float]]], wide: bool) -> str:
+    """Targets along the wide picture, down the narrow one, with agreement on the other axis."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 4.6) if wide else (4.7, 1.1 + 0.42 * len(names)), dpi=72, layout="constrained")
+    axes = figure.add_subplot()
+    for patch in (figure.patch, axes.patch):
+        patch.set_alpha(0)  # the page's own paper, light or dark
+
+    def across(places: Sequence[int], percents: Sequence[float]) -> tuple[Sequence[float], Sequence[float]]:
+        return (places, percents) if wide else (percents, places)
+
+    for line in lines:
+        axes.plot(*across([x for x, _ in line], [100 * y for _, y in line]), "o-", color=LINE, linewidth=1, markersize=3, zorder=1)
+    middle, low, high = ([100 * float(np.quantile(values, q)) for values in found] for q in (0.5, 0.25, 0.75))
+    (axes.vlines if wide else axes.hlines)(range(len(names)), low, high, color=MUTED, linewidth=3, zorder=2)
+    axes.plot(*across(range(len(names)), middle), "o", color=INK, markersize=6, zorder=3)
+    best = front([(tightness_of(name), value) for name, value in zip(names, middle)])
+    axes.plot(*across(best, [middle[i] for i in best]), "o-", color=RESULT, markersize=8, zorder=4)
+    if wide:
         axes.set_xticks(range(len(names)), [f"{name}\n({tightness_of(name)})" for name in names], rotation=25, ha="right")
         axes.set_ylabel("agreement with the source, %")
-        axes.grid(axis="y")
-        text = io.StringIO()
-        figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
-    return _inline(text.getvalue())
+    else:
+        axes.set_yticks(range(len(names)), [f"{name} ({tightness_of(name)})" for name in names])
+        axes.set_xlabel("agreement with the source, %")
+        axes.invert_yaxis()
+    axes.grid(axis="y" if wide else "x")
+    text = io.StringIO()
+    figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
+    return _inline(text.getvalue(), "wide" if wide else "narrow")
 
 
 def _lines(rows: Sequence[Mapping[str, Any]], place: Mapping[str, int]) -> list[list[tuple[int, float]]]:
@@ -102,12 +119,15 @@ def _lines(rows: Sequence[Mapping[str, Any]], place: Mapping[str, int]) -> list[
     return [] if len(lines) > MOST_LINES else [sorted(line) for line in lines.values()]
 
 
-def _inline(svg: str) -> str:
-    """The SVG for a page: placeholder colours as the page's variables, no prologue, nothing that names another site."""
+def _inline(svg: str, style: str) -> str:
+    """The SVG for a page: placeholder colours as the page's variables, ids its own, no prologue, nothing that names a site."""
     body = svg[svg.index("<svg") :]
     body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.S)
+    body = re.sub(r'( id="|xlink:href="#|url\(#)', rf"\g<1>{style}-", body)
+    title = "agreement with the source, by target"
     link = 'xmlns:xlink="http://www.w3.org/1999/xlink"'
-    body = re.sub(r'<svg[^>]*?viewBox="([^"]*)"[^>]*>', rf'<svg role="img" viewBox="\1" {link}>', body)
+    head = rf'<svg class="{style}" role="img" aria-label="{title}" viewBox="\1" {link}>'
+    body = re.sub(r'<svg[^>]*?viewBox="([^"]*)"[^>]*>', head, body)
     for colour, name in VARIABLES.items():
         body = body.replace(colour, f"var(--{name})")
     return body

@@ -1,5 +1,6 @@
 """The summary as one HTML file: a table models x targets and a picture, nothing fetched."""
 
+import re
 from collections.abc import Mapping
 from importlib import resources
 from typing import Any
@@ -19,6 +20,8 @@ def render(document: Mapping[str, Any]) -> str:
 
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"percent": percent, "points": lambda share: points(100 * share), "count": lambda n: f"{n:,}"}
+    # A file's name may break behind what joins its words.
+    environment.filters["breakable"] = lambda name: Markup("<wbr>").join(re.split(r"(?<=[-_./])(?=[^-_./])", name))
     rows = document["jobs"]
     targets = sorted({row["target"] for row in rows}, key=lambda name: (tightness_of(name), name))
     models: dict[str, dict[str, list[Any]]] = {}
