@@ -1,6 +1,6 @@
 """Two models run side by side on the same samples, op by op, so that each layer can be mended behind the ones before."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from tf_requant.numerics.arithmetic import Arithmetic
 from tf_requant.pipeline.host import Host
 from tf_requant.simulator.ops import KERNELS
 from tf_requant.simulator.profiles import TFLITE_REF
-from tf_requant.simulator.simulator import Simulator
+from tf_requant.simulator.simulator import Run, Simulator
 
 Inputs = dict[int, NDArray[Any]]
 
@@ -50,6 +50,25 @@ class Lane:
     def revise(self, graph: Graph) -> None:
         """Goes on with a graph whose next op has other constants."""
         self._simulator.revise(graph, self.position)
+
+    def branch(self, graph: Graph, stop: int, wanted: Collection[int]) -> list[Inputs]:
+        """What samples would come to if the next op had another graph's constants; the lane stays where it is.
+
+        Args:
+            graph: differs from the lane's in the constants of the next op.
+            stop: the op ahead of which the branch ends.
+            wanted: the tensors that are returned.
+        """
+        kept, found = self.graph, []
+        self.revise(graph)
+        for run in self.runs:
+            branch, outputs = Run(dict(run.values), dict(run.variables)), {}
+            for position in range(self.position, stop):
+                made = self._simulator.step(position, branch)
+                outputs.update({t: made[t] for t in made.keys() & set(wanted)})
+            found.append(outputs)
+        self.revise(kept)
+        return found
 
     def close(self) -> None:
         """Ends the host's process, if one runs."""

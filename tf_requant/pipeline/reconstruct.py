@@ -24,7 +24,7 @@ from tf_requant.calibration.layers import (
 from tf_requant.calibration.moments import PairedMoments
 from tf_requant.corrections.bias import accumulator_unit, bias_codes, has_bias, mean_output, wanted_bias
 from tf_requant.corrections.equalization import wanted_codes
-from tf_requant.corrections.filters import Layer, choose
+from tf_requant.corrections.filters import Choice, Layer, choose
 from tf_requant.model.graph import Graph, Model, Op
 from tf_requant.model.ops import info
 from tf_requant.model.quant import QuantParams
@@ -166,29 +166,29 @@ class Pass:
         """The result's graph with a mended layer, and the plan of its constants."""
         found: dict[tuple[int, int], ConstantPlan] = {}
         graph = theirs.graph
-        if self.methods - {"bias"} and self._fits(graph, index):
+        if self.methods - {"bias"} and self.fits(graph, index):
             graph, plan = self._mend_filter(ours, theirs, index, origin, judges)
             if plan is not None:
                 found[origin, 1] = plan
-        position = _bias(graph, index)
+        position = bias_position(graph, index)
         if (origin, position) not in self.plan.constants or not has_bias(graph.ops[index], position):
             return graph, found
         constant = self.plan.constants[origin, position]
         if "bias" in self.methods:
             codes = self._new_bias(graph, ours, theirs, index, origin, judges)
-            wide = "" if self.methods == {"bias"} or self._fits(graph, index) else " (too wide for its filter to be mended)"
+            wide = "" if self.methods == {"bias"} or self.fits(graph, index) else " (too wide for its filter to be mended)"
             constant = constant.with_(codes=codes, reason=f"{constant.reason}; the layer's mean error is taken off{wide}")
         elif found:
-            codes = self._grid(graph, index, bias_codes(graph, graph.ops[index], position))
+            codes = self.grid(graph, index, bias_codes(graph, graph.ops[index], position))
             constant = constant.with_(codes=codes)
         else:
             return graph, found
         unit = accumulator_unit(graph, graph.ops[index])
         constant = constant.with_(params=_rescaled(constant.params, unit))
         found[origin, position] = constant
-        return _with_constant(graph, index, position, constant.params, codes), found
+        return with_constant(graph, index, position, constant.params, codes), found
 
-    def _fits(self, graph: Graph, index: int) -> bool:
+    def fits(self, graph: Graph, index: int) -> bool:
         """Whether the covariances of a layer's inputs can be held."""
         weights, op = graph.tensors[graph.ops[index].inputs[1]], graph.ops[index]
         groups = input_channels(graph, op) if op.code == "DEPTHWISE_CONV_2D" else 1
@@ -199,7 +199,7 @@ class Pass:
         self, ours: Lane, theirs: Lane, index: int, origin: int, judges: int
     ) -> tuple[Graph, ConstantPlan | None]:
         graph, op, constant = theirs.graph, theirs.graph.ops[index], self.plan.constants[origin, 1]
-        layer = self._layer(ours.graph, graph, index, origin, constant)
+        layer = self.layer(ours.graph, graph, index, origin, constant)
         if layer.exact and "error_folding" not in self.methods:
             return graph, None
         ratio = self._input_ratio(ours.graph, graph, index, origin)
@@ -212,6 +212,22 @@ class Pass:
         choice = choose(layer, learned, judging.centred() if judges else learned, self.methods, self.named)
         if choice is None:
             return graph, None
+        return self.with_filter(ours.graph, graph, index, origin, constant, choice)
+
+    def with_filter(
+        self, source: Graph, graph: Graph, index: int, origin: int, constant: ConstantPlan, choice: Choice
+    ) -> tuple[Graph, ConstantPlan]:
+        """The result's graph with a chosen filter, its bias in the new units, and the filter's plan.
+
+        Args:
+            source: the source's graph.
+            graph: the result's.
+            index: the layer there.
+            origin: the layer in the source.
+            constant: what was planned for the filter.
+            choice: what it becomes.
+        """
+        op = graph.ops[index]
         weights = graph.tensors[op.inputs[1]]
         scale = weights.quant.scale * choice.multiple if weights.quant is not None else choice.multiple
         params = _rescaled(constant.params, scale)
@@ -221,24 +237,24 @@ class Pass:
         plan = constant.with_(
             params=params, step=step, codes=codes, error=choice.error, reason=f"{constant.reason}; {choice.reason}"
         )
-        graph = _with_constant(graph, index, 1, params, codes)
-        position = _bias(graph, index)
+        graph = with_constant(graph, index, 1, params, codes)
+        position = bias_position(graph, index)
         if has_bias(op, position):
             held = graph.tensors[op.inputs[position]]
             assert held.quant is not None
-            kept = self._exact_bias(ours.graph, graph, index, origin) / choice.multiple
+            kept = self._exact_bias(source, graph, index, origin) / choice.multiple
             unit = _rescaled(held.quant, accumulator_unit(graph, graph.ops[index]))
-            graph = _with_constant(graph, index, position, unit, self._grid(graph, index, kept))
+            graph = with_constant(graph, index, position, unit, self.grid(graph, index, kept))
         return graph, plan
 
-    def _layer(self, source: Graph, graph: Graph, index: int, origin: int, constant: ConstantPlan) -> Layer:
+    def layer(self, source: Graph, graph: Graph, index: int, origin: int, constant: ConstantPlan) -> Layer:
         """The layer in steps of its planned scale."""
         op = graph.ops[index]
         weights, channels = graph.tensors[op.inputs[1]], input_channels(graph, op)
         assert weights.data is not None and weights.quant is not None
         zero_point = int(weights.quant.zero_point[0])
         low, high = constant.limits or weight_limits(self.target)
-        position, bias = _bias(graph, index), np.zeros(1)
+        position, bias = bias_position(graph, index), np.zeros(1)
         if has_bias(op, position) and graph.tensors[op.inputs[position]].dtype == "int32":
             bias = np.abs(bias_codes(graph, op, position))
         return Layer(
@@ -275,29 +291,29 @@ class Pass:
         return 1.0 if held is None else held.gains
 
     def _new_bias(self, graph: Graph, ours: Lane, theirs: Lane, index: int, origin: int, judges: int) -> NDArray[Any]:
-        op, old, position = graph.ops[index], ours.graph.ops[origin], _bias(graph, index)
+        op, old, position = graph.ops[index], ours.graph.ops[origin], bias_position(graph, index)
         learners = range(judges, len(theirs.runs))
         seen = np.mean([tap_means(graph, op, theirs.input_of(index, n)) for n in learners], axis=0)
         meant = np.mean([tap_means(ours.graph, old, ours.input_of(origin, n)) for n in learners], axis=0)
-        wanted = self._gain(old.outputs[0]) * mean_output(ours.graph, old, meant, _bias(ours.graph, origin))
+        wanted = self._gain(old.outputs[0]) * mean_output(ours.graph, old, meant, bias_position(ours.graph, origin))
         if floors(self.arithmetic):
             # floor(a + 1/2) rounds: half a step of the output, in the accumulator's units, is part of the bias.
             written = graph.tensors[op.outputs[0]].quant
             assert written is not None
             wanted = wanted + float(written.scale[0]) / 2
         moved = wanted_bias(graph, op, position, wanted, mean_output(graph, op, seen, position))
-        return self._grid(graph, index, moved)
+        return self.grid(graph, index, moved)
 
     def _exact_bias(self, source: Graph, graph: Graph, index: int, origin: int) -> NDArray[np.float64]:
         """The source's bias in the plan's units, ahead of rounding."""
-        op, position = source.ops[origin], _bias(source, origin)
+        op, position = source.ops[origin], bias_position(source, origin)
         if not has_bias(op, position) or source.tensors[op.inputs[position]].data is None:
-            return bias_codes(graph, graph.ops[index], _bias(graph, index))
+            return bias_codes(graph, graph.ops[index], bias_position(graph, index))
         return np.asarray(bias_codes(source, op, position) * np.asarray(self.plan.constants[origin, position].step))
 
-    def _grid(self, graph: Graph, index: int, wanted: NDArray[np.float64]) -> NDArray[Any]:
+    def grid(self, graph: Graph, index: int, wanted: NDArray[np.float64]) -> NDArray[Any]:
         """Biases on the target's grid."""
-        bias = graph.tensors[graph.ops[index].inputs[_bias(graph, index)]]
+        bias = graph.tensors[graph.ops[index].inputs[bias_position(graph, index)]]
         if self.target.bias.bits < 32:
             wanted = aligned(wanted, self.target.bias.bits)[0].astype(np.float64)
         return round_real(wanted, Rounding.HALF_AWAY).astype(bias.dtype).reshape(bias.shape)
@@ -316,17 +332,18 @@ def _rescaled(params: QuantParams, scale: NDArray[np.floating[Any]]) -> QuantPar
 
 
 def _bias_is_constant(graph: Graph, index: int) -> bool:
-    position = _bias(graph, index)
+    position = bias_position(graph, index)
     inputs = graph.ops[index].inputs
     return not has_bias(graph.ops[index], position) or graph.tensors[inputs[position]].data is not None
 
 
-def _bias(graph: Graph, index: int) -> int:
+def bias_position(graph: Graph, index: int) -> int:
+    """Where among its inputs an op reads its bias."""
     row = info(graph.ops[index])
     return 0 if row is None or row.bias is None else row.bias
 
 
-def _with_constant(graph: Graph, index: int, position: int, params: QuantParams, codes: NDArray[Any]) -> Graph:
+def with_constant(graph: Graph, index: int, position: int, params: QuantParams, codes: NDArray[Any]) -> Graph:
     """The graph with another constant for one op alone: a tensor that ops share stays theirs."""
     op = graph.ops[index]
     held = graph.tensors[op.inputs[position]]

@@ -25,7 +25,7 @@ from tf_requant.planning.gains import Link, choose_gains
 from tf_requant.planning.noise import link_weight, noise_of_classes
 from tf_requant.planning.places import place_ops
 from tf_requant.planning.ranges import ValueRange, implied_activation, is_compared, value_range
-from tf_requant.planning.schemes import activation_dtype, expressible, per_channel
+from tf_requant.planning.schemes import activation_dtype, expressible, narrowed, per_channel
 from tf_requant.planning.weights import Histogram, by_channel, histogram, plan_filter
 from tf_requant.planning.wishes import Wishes
 from tf_requant.targets import Target
@@ -63,7 +63,10 @@ def plan_model(
     return Plan(
         target.name,
         tuple(
-            _plan_graph(g, target, wishes, i in called, None if i else calibration, thresholds) for i, g in enumerate(model.graphs)
+            _plan_graph(
+                g, target, replace(wishes, widths={}) if i else wishes, i in called, None if i else calibration, thresholds
+            )
+            for i, g in enumerate(model.graphs)
         ),
     )
 
@@ -82,13 +85,15 @@ def _plan_graph(
     inputs, outputs = _interface(graph, ops, "source" if called else wishes.io)
     io_views = [*zip(graph.inputs, inputs), *zip(graph.outputs, outputs)]
     tensors = target_tensors(graph, ops, io_views)
-    histograms = _histograms(graph, target, ops)
+    widths = wishes.widths
+    targets = tuple(narrowed(target, widths[i]) if i in widths else target for i in range(len(graph.ops)))
+    histograms = _histograms(graph, targets, ops)
     activations = _plan_activations(
         graph, target, ops, tensors, io_views, wishes, histograms, calibration, thresholds
     )
     ops = _write_clamps(graph, target, ops, activations)
     fixed = _fixed_params(graph, target, ops)
-    constants = _plan_constants(graph, target, ops, activations, histograms)
+    constants = _plan_constants(graph, targets, ops, activations, histograms)
     return GraphPlan(ops, activations, fixed, constants, inputs, outputs)
 
 
@@ -172,12 +177,12 @@ def _plan_activations(
     return plans
 
 
-def _histograms(graph: Graph, target: Target, ops: tuple[OpPlan, ...]) -> dict[int, Histogram]:
+def _histograms(graph: Graph, targets: tuple[Target, ...], ops: tuple[OpPlan, ...]) -> dict[int, Histogram]:
     """By op: the filters that one power of two has to serve as a whole, so that their error depends on gains."""
     found: dict[int, Histogram] = {}
-    if target.activation.scale != "power_of_two" or target.weight.scale != "power_of_two":
-        return found
-    for i, (op, plan) in enumerate(zip(graph.ops, ops)):
+    for i, (op, plan, target) in enumerate(zip(graph.ops, ops, targets)):
+        if target.activation.scale != "power_of_two" or target.weight.scale != "power_of_two":
+            continue
         row = info(op)
         if row is None or row.filter is None or not plan.on_accelerator or per_channel(target, op.code, row):
             continue
@@ -272,7 +277,7 @@ def _fixed_params(graph: Graph, target: Target, ops: tuple[OpPlan, ...]) -> dict
 
 def _plan_constants(
     graph: Graph,
-    target: Target,
+    targets: tuple[Target, ...],
     ops: tuple[OpPlan, ...],
     plans: dict[int, ActivationPlan],
     histograms: dict[int, Histogram],
@@ -283,7 +288,7 @@ def _plan_constants(
         if row is None or ops[i].reads is not View.TARGET:
             continue
         if row.filter is not None:
-            constants.update(_plan_layer(graph, target, i, plans, histograms.get(i)))
+            constants.update(plan_layer(graph, targets[i], i, plans, histograms.get(i)))
             continue
         for position, t in enumerate(op.inputs):
             tensor = graph.tensors[t] if t >= 0 else None
@@ -292,7 +297,7 @@ def _plan_constants(
             other = next((plans[x] for x in (*op.outputs, *op.inputs) if x in plans), None)
             gain = other.gain if other is not None and (row.additive or row.rule == "same") else 1.0
             tied = other.params if other is not None and row.rule == "same" else None
-            constants[i, position] = plan_operand(target, tensor, gain, tied)
+            constants[i, position] = plan_operand(targets[i], tensor, gain, tied)
     return constants
 
 
@@ -300,9 +305,18 @@ def _is_operand(tensor: Tensor) -> bool:
     return tensor.dtype in ("uint8", "int8", "int16")
 
 
-def _plan_layer(
-    graph: Graph, target: Target, index: int, plans: dict[int, ActivationPlan], known: Histogram | None
+def plan_layer(
+    graph: Graph, target: Target, index: int, plans: Mapping[int, ActivationPlan], known: Histogram | None = None
 ) -> dict[tuple[int, int], ConstantPlan]:
+    """The filter and the bias of one op, by (op, input position).
+
+    Args:
+        graph: the source's graph.
+        target: the accelerator as the op sees it.
+        index: the op.
+        plans: of the activations around it.
+        known: the filter's histogram where it was already taken.
+    """
     op, row = graph.ops[index], info(graph.ops[index])
     assert row is not None and row.filter is not None and row.bias is not None
     source, weights = graph.tensors[op.inputs[row.data]].quant, graph.tensors[op.inputs[row.filter]]

@@ -1,5 +1,7 @@
 """What a target's schemes say in the types of a TFLite file."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from tf_requant.model.ops import OpInfo
@@ -18,9 +20,14 @@ def weight_dtype(target: Target) -> str:
     return "int8" if target.weight.signed else "uint8"
 
 
+def narrowed(target: Target, bits: int) -> Target:
+    """The target as a layer sees it whose weights take one of its widths."""
+    return replace(target, weight=replace(target.weight, bits=(bits,)))
+
+
 def weight_limits(target: Target) -> tuple[int, int]:
-    """The lowest and highest weight code that the target stores."""
-    bits, signed = target.weight.bits[0], target.weight.signed
+    """The lowest and highest weight code that the target stores, at the widest of its widths."""
+    bits, signed = max(target.weight.bits), target.weight.signed
     if signed:
         return -(2 ** (bits - 1)) + int(target.weight.narrow), 2 ** (bits - 1) - 1
     return int(target.weight.narrow), 2**bits - 1

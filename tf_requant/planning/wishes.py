@@ -1,7 +1,8 @@
 """What the user asks for beyond the target."""
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 from tf_requant.errors import UsageError
@@ -19,11 +20,13 @@ class Wishes:
         io: the interface of the output model.
         pinned: (tensor name, minimum, maximum) in real units: that tensor's range, whatever the source says.
         keep: regular expressions; an op whose code or output tensor's name matches keeps the source's precision.
+        widths: bits of the weights of an op of the main graph, by its index; the target's widest where there is none.
     """
 
     io: Interface = "target"
     pinned: tuple[tuple[str, float, float], ...] = ()
     keep: tuple[str, ...] = ()
+    widths: Mapping[int, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Checks what can be checked without a model.

@@ -149,8 +149,8 @@ def activations_fit_a_tflite_file(target: "Target") -> bool:
 
 
 def weights_fit_a_tflite_file(target: "Target") -> bool:
-    """A TFLite file holds weights of 4 or 8 bits, but weight.bits is {weight.bits}."""
-    return set(target.weight.bits) <= {4, 8}
+    """A TFLite file holds weights of 2 to 8 bits, in int8, but weight.bits is {weight.bits}."""
+    return set(target.weight.bits) <= set(range(2, 9))
 
 
 def wide_activations_are_symmetric(target: "Target") -> bool:

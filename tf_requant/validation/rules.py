@@ -166,8 +166,8 @@ def weight_dtype(target: Target) -> str:
 
 
 def weight_limits(target: Target) -> tuple[int, int]:
-    """The lowest and highest code of a target's weights."""
-    bits = target.weight.bits[0]
+    """The lowest and highest code of a target's weights, at the widest of its widths."""
+    bits = max(target.weight.bits)
     low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if target.weight.signed else (0, 2**bits - 1)
     return low + int(target.weight.narrow), high
 
