@@ -75,7 +75,10 @@ def test_two_worker_processes_give_the_bytes_of_one(tmp_path):
         ("--direct_num_worker=2", "did you mean --direct_num_workers?"),
         ("--runner=DirektRunner", "did you mean DirectRunner?"),
         ("--runner=no.such.Runner", "no.such"),
+        ("--runner=apache_beam.Pipeline", "is a Pipeline, expected a runner of Beam's"),
+        ("--runner=os.path", "unknown runner 'os.path'"),
         ("--direct_num_workers=two", "in the flags for Beam"),
+        ("--direct_num_workers=-1", "expected 0, for one a core, to 1024"),
         ("stray", "'stray' is not a flag"),
     ],
 )
@@ -84,6 +87,13 @@ def test_a_flag_that_nobody_knows_is_refused_before_anything_runs(tmp_path, flag
     refused = batch(jobs, tmp_path / "out", flag)
     assert refused.returncode == 2 and sentence in refused.stderr and len(refused.stderr.splitlines()) == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_a_runner_that_cannot_start_is_told_in_its_own_words(tmp_path):
+    jobs = written(tmp_path, {"model": nets(tmp_path, 1)[0], "targets": ["nna_sym8"]})
+    refused = batch(jobs, tmp_path / "out", "--runner=PortableRunner")
+    assert refused.returncode == 2 and len(refused.stderr.splitlines()) == 1
+    assert "the runner ended before any job began: " in refused.stderr and "--job_endpoint" in refused.stderr
 
 
 def test_wrong_lines_exit_2_and_nothing_runs(tmp_path):

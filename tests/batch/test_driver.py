@@ -1,6 +1,7 @@
 """What the driver does when the pipeline leaves jobs undone, or never ends."""
 
 import os
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.batch.jobs import nets, written
+from tests.batch.processes import wait_for
 from tf_requant.batch import driver
 from tf_requant.batch.driver import run_batch
 from tf_requant.errors import UsageError
@@ -50,3 +52,38 @@ def test_a_second_batch_in_one_folder_is_refused(tmp_path, jobs, monkeypatch):
 
     monkeypatch.setattr(driver, "_one_pass", inner)
     run_batch(jobs, tmp_path / "out")
+
+
+def test_a_runner_that_fails_before_any_job_began_is_told(tmp_path, jobs, monkeypatch):
+    script = tmp_path / "fails.sh"
+    script.write_text("#!/bin/sh\necho one\necho 'no cluster there' >&2\nexit 1\n")
+    script.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(script))
+    with pytest.raises(UsageError, match="ended before any job began: no cluster there$"):
+        run_batch(jobs, tmp_path / "out")
+
+
+def test_a_pass_does_not_outlive_what_waits_for_it(tmp_path):
+    waits = "import os; from tf_requant.batch import one_pass; print(os.getpid(), flush=True); one_pass._outlive_nobody(os.getppid())"
+    starts = f"""
+import subprocess, sys
+subprocess.Popen([sys.executable, "-c", {waits!r}], start_new_session=True).wait()
+"""
+    root = str(Path(driver.__file__).resolve().parents[2])
+    parent = subprocess.Popen([sys.executable, "-c", starts], stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": root})
+    assert parent.stdout is not None
+    pid = int(parent.stdout.readline())
+    time.sleep(2)
+    os.kill(pid, 0)  # it waits as long as its parent does
+    parent.kill()
+    parent.wait()
+    parent.stdout.close()
+    wait_for(lambda: gone(pid), 30)
+
+
+def gone(pid: int) -> bool:
+    """Whether a process ended; where nobody reaps orphans, it stays as a zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True

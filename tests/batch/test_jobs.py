@@ -84,14 +84,33 @@ def test_a_job_survives_the_file_that_it_travels_in(tmp_path, model):
         ({"model": "net0.tflite", "targets": ["nna_sym8"], "thresholds": {"min_agreement": 0.5}}, "there is no `data`"),
         ({"model": "net0.tflite", "targets": ["nna_sym8"], "thresholds": {"min_agreemnt": 1}}, "did you mean min_agreement?"),
         ({"model": "net0.tflite", "targets": ["nna_sym8"], "thresholds": {"min_agreement": 97}}, "from 0 to 1, got 97"),
+        ({"model": "net0.tflite", "targets": ["nna_sym8"], "thresholds": {"min_agreement": -0.1}}, "from 0 to 1, got -0.1"),
+        ({"model": "net0.tflite", "targets": ["nna_sym8"], "thresholds": {"max_top1_drop": -1}}, "points from 0 to 100, got -1"),
+        ({"model": "net0.tflite", "targets": ["nna_sym8"], "thresholds": {"max_layer_error": 15}}, "a number below 0, got 15"),
+        ({"model": "net0.tflite", "targets": ["nna_sym8"], "thresholds": {"max_top1_drop": 10**400}}, "expected a number"),
+        ({"model": "net0.tflite", "targets": ["nna_sym8"], "pin_range": {"x": [1, 0]}}, "expected [minimum, maximum], got [1, 0]"),
         ({"model": "net0.tflite", "targets": ["nna_sym8"], "inputs": "x"}, "is for TF1 graphs"),
+        ({"model": "graph.pb", "targets": ["nna_sym8"], "input_stats": [300, 1]}, "mean 300"),
+        ({"model": "graph.pb", "targets": ["nna_sym8"], "inputs": "x:axb"}, "expected NAME or NAME:1x224x224x3"),
+        ({"model": "a\0b", "targets": ["nna_sym8"]}, "model: expected a text"),
+        ({"model": "net0.tflite", "targets": ["\ud800.json"]}, "targets: expected a text or a list"),
+        ({"model": "x" * 5000, "targets": ["nna_sym8"]}, "model: File name too long"),
+        ({"model": "~nobody at all/x", "targets": ["nna_sym8"]}, "is no path"),
+        ({"model": "loop", "targets": ["nna_sym8"]}, "is no path"),
+        ({"model": "net0.tflite", "targets": ["nna_sym8"], "output": "/tmp/x.tflite"}, "lies outside of --output="),
+        ({"model": "net0.tflite", "targets": ["nna_sym8"], "output": "../x.tflite"}, "lies outside of --output="),
+        ({"model": "net0.tflite", "targets": ["nna_sym8"], "output": "{model.__class__}.tflite"}, "only {target} and {model}"),
+        ({"model": "net0.tflite", "targets": ["nna_sym8"], "output": "{target:>999999999}.tflite"}, "only {target} and {model}"),
+        ({"model": "net0.tflite", "targets": ["nna_sym8"], "output": "x" * 300 + ".tflite"}, "too long for a file"),
         ({"model": "net0.tflite", "targets": ["nna_sym8"], "output": "{chip}.tflite"}, "only {target} and {model}"),
         ({"model": "net0.tflite", "targets": ["nna_sym8", "ethos_u"], "output": "x.tflite"}, "one file for 2 targets"),
         ({"model": "net0.tflite", "targets": ["nna_sym8"], "output": ".work/x.tflite"}, "the batch's own state"),
-        ({"model": "net0.tflite", "targets": ["nna_sym8"], "output": "../net0.tflite"}, "is an input of line"),
+        ({"model": "net0.tflite", "targets": ["nna_sym8"], "output": "../net0.tflite"}, "lies outside of --output="),
     ],
 )
 def test_what_is_wrong_is_told_by_line(tmp_path, model, line, sentence):
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "graph.pb").touch()
     with pytest.raises(UsageError) as refused:
         jobs_of(tmp_path, {"model": model, "targets": ["tflite_int8"]}, line)
     assert "line 2: " in str(refused.value) and sentence in str(refused.value)
@@ -101,6 +120,30 @@ def test_what_is_wrong_is_told_by_line(tmp_path, model, line, sentence):
 def test_two_jobs_of_one_output_are_told_with_both_lines(tmp_path, model):
     with pytest.raises(UsageError, match="line 2: .* is also that of line 1, target nna_sym8"):
         jobs_of(tmp_path, {"model": model, "targets": ["nna_sym8"]}, {"model": model, "targets": ["nna_sym8"]})
+
+
+def test_an_output_that_is_an_input_is_told(tmp_path, model):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/mine.tflite").write_bytes((tmp_path / model).read_bytes())
+    with pytest.raises(UsageError, match="line 1: the output .*mine.tflite is an input of line 1"):
+        jobs_of(tmp_path, {"model": "out/mine.tflite", "targets": ["nna_sym8"], "output": "mine.tflite"})
+
+
+def test_an_output_within_another_or_within_a_file_is_told(tmp_path, model):
+    lines = [{"model": model, "targets": ["nna_sym8"], "output": output} for output in ("a.tflite/b.tflite", "a.tflite")]
+    with pytest.raises(UsageError, match="line 1: the output .* would lie in that of line 2, which is a file"):
+        jobs_of(tmp_path, *lines)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/a.tflite").touch()
+    with pytest.raises(UsageError, match="line 1: the output .* would lie in .*a.tflite, which is a file"):
+        jobs_of(tmp_path, lines[0])
+
+
+def test_an_output_behind_a_link_that_leaves_the_folder_is_told(tmp_path, model):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/away").symlink_to(tmp_path)
+    with pytest.raises(UsageError, match="line 1: .* lies outside of --output="):
+        jobs_of(tmp_path, {"model": model, "targets": ["nna_sym8"], "output": "away/{model}/"})
 
 
 def test_all_wrong_lines_are_told_at_once_up_to_a_number(tmp_path):

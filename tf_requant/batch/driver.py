@@ -23,6 +23,7 @@ from typing import IO
 from absl import logging
 
 from tf_requant.batch.conclusions import LOST, base
+from tf_requant.batch.job_line import resolved
 from tf_requant.batch.jobs import Job, read_jobs
 from tf_requant.batch.pipeline import DASK, DIRECT, beam_flags
 from tf_requant.batch.summary import Summary, summarize
@@ -35,6 +36,8 @@ SHARD = 8 * BATCH
 """Samples of one shard of validation."""
 MOST_PARTITIONS = 32
 """Of a Dask bag: each grouping makes tasks for every pair of partitions."""
+MOST_WORKERS = 1024
+"""Processes of Beam's own runner on this machine."""
 PASSES = 4
 STALLED = 3600.0
 """Seconds without a single file written after which a pass is given up."""
@@ -73,14 +76,15 @@ def run_batch(
         UsageError: the jobs, the runner or a flag cannot be used; nothing has run then.
     """
     checked = beam_flags(runner, flags, own)
+    output = Path(resolved(str(output), Path()))
     jobs = read_jobs(jobs_file, output)
-    work = Work(str(output.resolve()), secrets.token_hex(8), -(-shard // BATCH) * BATCH)
+    work = Work(str(output), secrets.token_hex(8), -(-shard // BATCH) * BATCH)
+    checked, workers = _with_workers(runner, checked, len(jobs))
     _refuse_foreign(work, jobs, overwrite)
     try:
         work.make()
     except OSError as error:
         raise UsageError(f"--output={output}: cannot be made ({error.strerror})") from error
-    checked, workers = _with_workers(runner, checked, len(jobs))
     start = time.monotonic()
     with _locked(work):
         offsets = _write_jobs(work, jobs)
@@ -123,7 +127,11 @@ def _locked(work: Work) -> Iterator[None]:
 
 
 def _with_workers(runner: str, flags: list[str], jobs: int) -> tuple[list[str], int]:
-    """The flags, with a process a core for Beam's own runner where none say otherwise, and how many share this machine."""
+    """The flags, with a process a core for Beam's own runner where none say otherwise, and how many share this machine.
+
+    Raises:
+        UsageError: a number of processes that is none, or that no machine has the memory for.
+    """
     # --name=value, or --name and then the value.
     told = {flag.partition("=")[0]: flag.partition("=")[2] or after for flag, after in zip(flags, [*flags[1:], ""])}
     if told["--runner"] == DASK and not any(name.startswith("--dask_n") or name.startswith("--dask_part") for name in told):
@@ -135,8 +143,10 @@ def _with_workers(runner: str, flags: list[str], jobs: int) -> tuple[list[str], 
         workers = max(1, min(_cores(), jobs))
         several = [f"--direct_num_workers={workers}", "--direct_running_mode=multi_processing"] if workers > 1 else []
         return [*flags, *several], workers
-    number = told.get("--direct_num_workers", "1")
-    return flags, (int(number) or _cores()) if number.isdigit() else 1
+    number = int(told.get("--direct_num_workers", "1"))  # Beam's own parser has seen it
+    if not 0 <= number <= MOST_WORKERS:
+        raise UsageError(f"--direct_num_workers={number}: expected 0, for one a core, to {MOST_WORKERS}")
+    return flags, number or _cores()
 
 
 def _cores() -> int:
@@ -170,11 +180,15 @@ def _passes(
             logging.warning("%d of %d jobs have no record: pass %d runs them again", before, len(jobs), number + 1)
         request = {
             "work": asdict(work), "places": [(job.group, at) for job, at in left], "flags": flags,
-            "verbosity": logging.get_verbosity() - 1,
+            "verbosity": logging.get_verbosity() - 1, "parent": os.getpid(),
         }  # fmt: skip
         path = work.folder / "pass.json"
         save(path, json.dumps(request).encode())
-        stalls += _one_pass(work, path, environment, stalled, _teller(progress, len(jobs) - before, len(jobs)))
+        try:
+            stalls += _one_pass(work, path, environment, stalled, _teller(progress, len(jobs) - before, len(jobs)))
+        except UsageError:
+            if not number:
+                raise  # later it is a fault among others: work was done, and the summary tells of it
         left = [(job, at) for job, at in left if work.record(job) is None]
         if not left or stalls > 1:
             return
@@ -186,8 +200,14 @@ def _teller(progress: Progress | None, before: int, total: int) -> Callable[[int
 
 
 def _one_pass(work: Work, path: Path, environment: Mapping[str, str], stalled: float, tell: Callable[[int], None]) -> bool:
-    """Runs a pass to its end, or ends it where it stalls, and returns whether it did."""
+    """Runs a pass to its end, or ends it where it stalls, and returns whether it did.
+
+    Raises:
+        UsageError: the runner ended in an error before any job began: a cluster that is not there, a package or flag of its
+            own that is missing.
+    """
     log: IO[bytes]
+    before = _progress_of(work, 0)[1]
     with (work.folder / "pass.log").open("wb") as log:
         command = [sys.executable, "-m", "tf_requant.batch.one_pass", str(path)]
         child = subprocess.Popen(
@@ -199,6 +219,9 @@ def _one_pass(work: Work, path: Path, environment: Mapping[str, str], stalled: f
             _end(child)
     if child.returncode and not given_up:
         tail = (work.folder / "pass.log").read_bytes()[-2000:].decode(errors="replace")
+        if child.returncode == 1 and _progress_of(work, 0)[1] == before:
+            last = tail.strip().rpartition("\n")[2]
+            raise UsageError(f"the runner ended before any job began: {last or 'it said nothing'}")
         logging.warning("the runner ended with exit code %d:\n%s", child.returncode, tail)
     return given_up
 

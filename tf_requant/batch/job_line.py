@@ -4,20 +4,26 @@ import difflib
 import json
 import math
 import re
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeGuard
 
 from tf_requant.corrections import chosen
 from tf_requant.errors import UsageError
-from tf_requant.io.tf1 import is_graph
+from tf_requant.io.tf1 import GraphOptions, is_graph
 
 THRESHOLDS = ("min_agreement", "max_top1_drop", "max_layer_error")
 GRAPH_OPTIONS = ("inputs", "outputs", "input_stats", "weights")
 OPTIONS = ("corrections", "io", "keep", "pin_range", *GRAPH_OPTIONS)
 """Keys that are arguments of `requantize`."""
 KEYS = ("model", "targets", "calibration", "data", "thresholds", "output", "samples", "layers", "exactness", *OPTIONS)
+_BOUNDS = {
+    "min_agreement": (0.0, 1.0, "a share from 0 to 1"),
+    "max_top1_drop": (0.0, 100.0, "points from 0 to 100"),
+    "max_layer_error": (-math.inf, 0.0, "dB below the signal, a number below 0"),
+}
 _CHOICES = {"io": ("target", "source", "float"), "weights": ("codes", "trained")}
 
 
@@ -77,16 +83,22 @@ def read_line(text: bytes, folder: Path) -> tuple[Line | None, list[str]]:
     if problems:
         return None, problems
     targets = document["targets"]
-    paths = {key: _resolved(document.get(key), folder) for key in ("model", "calibration", "data")}
-    problems += [f"{key}: there is nothing at {path}" for key, path in paths.items() if path and not Path(path).exists()]
-    problems += _unsound(document, paths)
+    paths: dict[str, str | None] = {}
+    for key in ("model", "calibration", "data"):
+        try:
+            paths[key] = None if key not in document else resolved(document[key], folder)
+            if paths[key] is not None and not Path(str(paths[key])).exists():
+                problems.append(f"{key}: there is nothing at {paths[key]}")
+        except (UsageError, OSError) as error:
+            problems.append(f"{key}: {error if isinstance(error, UsageError) else error.strerror}")
+    problems += [] if problems else _unsound(document, paths)
     if problems:
         return None, problems
     names = (targets,) if isinstance(targets, str) else tuple(targets)
     told = {key: document[key] for key in ("output", "samples", "layers", "exactness") if key in document}
     thresholds = {key: float(value) for key, value in document.get("thresholds", {}).items()}
     options = {key: document[key] for key in OPTIONS if key in document}
-    aims = tuple(_resolved(name, folder) if name.lower().endswith(".json") else name for name in names)
+    aims = tuple(resolved(name, folder) if name.lower().endswith(".json") else name for name in names)
     return Line(str(paths["model"]), aims, paths["calibration"], paths["data"], thresholds, options=options, **told), []
 
 
@@ -102,20 +114,44 @@ def _unsound(document: dict[str, Any], paths: dict[str, str | None]) -> list[str
     given = [key for key in GRAPH_OPTIONS if key in document]
     if given and not is_graph(Path(str(paths["model"]))):
         problems.append(f"{', '.join(given)} is for TF1 graphs, and the model is none")
-    try:
-        chosen(document.get("corrections", "auto"), bool(document.get("calibration")))
-    except UsageError as error:
-        problems.append(str(error))
+    for check in (
+        lambda: chosen(document.get("corrections", "auto"), bool(document.get("calibration"))),
+        lambda: graph_options(document).named_inputs(),
+    ):
+        try:
+            check()
+        except UsageError as error:
+            problems.append(str(error))
     return problems
 
 
-def _resolved(path: str | None, folder: Path) -> Any:
-    return None if path is None else str((folder / Path(path).expanduser()).resolve())
+def graph_options(told: Mapping[str, Any]) -> GraphOptions:
+    """What a line tells of a TF1 graph.
+
+    Raises:
+        UsageError: statistics of the input that are none.
+    """
+    names = [told.get(key, ()) for key in ("inputs", "outputs")]
+    inputs, outputs = ((n,) if isinstance(n, str) else tuple(n) for n in names)
+    stats = told.get("input_stats")
+    return GraphOptions(inputs, outputs, None if stats is None else (float(stats[0]), float(stats[1])))
+
+
+def resolved(path: str, folder: Path) -> str:
+    """The path, absolute, links followed.
+
+    Raises:
+        UsageError: it leads nowhere: links in a circle, a user who is unknown.
+    """
+    try:
+        return str((folder / Path(path).expanduser()).resolve())
+    except (OSError, RuntimeError) as error:  # a RuntimeError is what pathlib raises for both
+        raise UsageError(f"{path!r} is no path ({getattr(error, 'strerror', None) or error})") from error
 
 
 def _unknown(key: str, known: tuple[str, ...]) -> str:
     near = difflib.get_close_matches(key, known, n=1)
-    return f"unknown key {key!r}" + (f": did you mean {near[0]}?" if near else f"; known are: {', '.join(known)}")
+    return f"unknown key {key[:60]!r}" + (f": did you mean {near[0]}?" if near else f"; known are: {', '.join(known)}")
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -131,12 +167,17 @@ def _refuse(constant: str) -> Any:
 
 
 def _text(value: Any) -> list[str]:
-    return [] if isinstance(value, str) and value else [f"expected a text, got {json.dumps(value)}"]
+    return [] if _told(value) else [f"expected a text, got {json.dumps(value)}"]
+
+
+def _told(value: Any) -> bool:
+    """Whether it is a text that a file could be named by."""
+    return isinstance(value, str) and bool(value.strip()) and "\0" not in value and not re.search("[\ud800-\udfff]", value)
 
 
 def _texts(value: Any) -> list[str]:
     several = value if isinstance(value, list) else [value]
-    good = bool(several) and all(isinstance(v, str) and v for v in several)
+    good = bool(several) and all(map(_told, several))
     return [] if good else [f"expected a text or a list of them, got {json.dumps(value)}"]
 
 
@@ -158,7 +199,7 @@ def _flag(value: Any) -> list[str]:
 
 
 def _number(value: Any) -> TypeGuard[float]:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def _thresholds(value: Any) -> list[str]:
@@ -166,9 +207,10 @@ def _thresholds(value: Any) -> list[str]:
         return [f"expected an object, got {json.dumps(value)}"]
     problems = [_unknown(key, THRESHOLDS) for key in value if key not in THRESHOLDS]
     problems += [f"{key}: expected a number, got {json.dumps(v)}" for key, v in value.items() if not _number(v)]
-    share = value.get("min_agreement")
-    if _number(share) and not 0 <= share <= 1:
-        problems.append(f"min_agreement: expected a share from 0 to 1, got {share}")
+    told = {key: number for key, number in value.items() if key in THRESHOLDS and _number(number)}
+    for key, (low, high, what) in _BOUNDS.items():
+        if key in told and not low <= told[key] <= high:
+            problems.append(f"{key}: expected {what}, got {told[key]}")
     return problems
 
 
@@ -185,7 +227,8 @@ def _keep(value: Any) -> list[str]:
 def _pins(value: Any) -> list[str]:
     if not isinstance(value, dict):
         return [f"expected an object, tensor name to [minimum, maximum], got {json.dumps(value)}"]
-    return [f"{name}: expected [minimum, maximum], got {json.dumps(pair)}" for name, pair in value.items() if not _pair(pair)]
+    wrong = {name: pair for name, pair in value.items() if not (_pair(pair) and pair[0] <= pair[1])}
+    return [f"{name}: expected [minimum, maximum], got {json.dumps(pair)}" for name, pair in wrong.items()]
 
 
 def _pair(value: Any) -> bool:

@@ -5,14 +5,17 @@ import json
 import os
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from string import Formatter
 from typing import Any
 
-from tf_requant.batch.job_line import Line, read_line
+from tf_requant.batch.job_line import Line, graph_options, read_line, resolved
 from tf_requant.errors import RequantError, UsageError
 from tf_requant.io.tf1 import GraphOptions
 from tf_requant.targets import load_target
 
 SUFFIX = ".tflite"
+_LONGEST = 244
+"""Bytes of a name: of the 255 that file systems take, what is written aside before it is renamed has some more."""
 _TOLD = 20
 """Problems that are listed before the rest is only counted."""
 
@@ -58,10 +61,7 @@ class Job:
     @property
     def graph_options(self) -> GraphOptions:
         """What a TF1 graph does not say of itself."""
-        names = [self.options.get(key, ()) for key in ("inputs", "outputs")]
-        inputs, outputs = ((n,) if isinstance(n, str) else tuple(n) for n in names)
-        stats = self.options.get("input_stats")
-        return GraphOptions(inputs, outputs, None if stats is None else (float(stats[0]), float(stats[1])))
+        return graph_options(self.options)
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON-ready values."""
@@ -133,20 +133,25 @@ def _output(line: Line, target: str, folder: Path) -> Path:
     """
     asked = "{model}/" if line.output is None else line.output
     try:
-        name = asked.format(model=Path(line.model).stem, target=target)
-    except (KeyError, ValueError, IndexError) as error:
+        # Plain fields only: a format could ask for an attribute, or for a gigabyte of padding.
+        fields = [(field, form or conversion) for _, field, form, conversion in Formatter().parse(asked) if field is not None]
+        if any(field not in ("target", "model") or more for field, more in fields):
+            raise ValueError
+    except ValueError as error:
         raise UsageError(f"output {asked!r} cannot be filled in: only {{target}} and {{model}} may stand in braces") from error
+    name = asked.format(model=Path(line.model).stem, target=target)
     if not name.endswith(SUFFIX):
         name = os.path.join(name, f"{target}{SUFFIX}")
     elif len(line.targets) > 1 and "{target}" not in asked:
         raise UsageError(f"output {asked!r} is one file for {len(line.targets)} targets: name a folder, or write {{target}} in it")
-    return (folder / name).resolve()
+    path = Path(resolved(name, folder))
+    if not path.is_relative_to(folder.resolve()):
+        raise UsageError(f"the output {path} of target {target} lies outside of --output={folder}")
+    return path
 
 
 def _id(path: Path, folder: Path) -> str:
-    folder = folder.resolve()
-    told = path.relative_to(folder) if path.is_relative_to(folder) else path
-    return hashlib.sha256(str(told).encode()).hexdigest()[:16]
+    return hashlib.sha256(str(path.relative_to(folder.resolve())).encode()).hexdigest()[:16]
 
 
 def _clashes(jobs: list[Job], folder: Path) -> list[str]:
@@ -166,9 +171,25 @@ def _clashes(jobs: list[Job], folder: Path) -> list[str]:
             problems.append(f"line {job.line}: the output {job.output} is an input of line {read[job.output]}")
         if Path(job.output).is_relative_to(state):
             problems.append(f"line {job.line}: the output {job.output} lies in the folder of the batch's own state")
-        if Path(job.output).is_dir():
-            problems.append(f"line {job.line}: the output {job.output} is a folder")
+        problems += [f"line {job.line}: the output {job.output} {why}" for why in _unwritable(Path(job.output), folder.resolve())]
+    for job in jobs:
+        above = next((first[str(p)] for p in Path(job.output).parents if str(p) in first), None)
+        if above is not None:
+            problems.append(f"line {job.line}: the output {job.output} would lie in that of line {above.line}, which is a file")
     return problems
+
+
+def _unwritable(path: Path, folder: Path) -> list[str]:
+    """What stands where a file shall be."""
+    if any(len(os.fsencode(part)) > _LONGEST for part in path.parts):
+        return ["has a name that is too long for a file"]
+    try:
+        if path.is_dir():
+            return ["is a folder"]
+        blocked = next((p for p in path.parents if p.is_relative_to(folder) and p.exists() and not p.is_dir()), None)
+    except OSError as error:
+        return [f"cannot be a file's name ({error.strerror})"]
+    return [] if blocked is None else [f"would lie in {blocked}, which is a file"]
 
 
 def _grouped(jobs: list[Job]) -> tuple[Job, ...]:

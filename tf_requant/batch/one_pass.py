@@ -5,8 +5,10 @@
 
 import json
 import os
+import signal
 import sys
 import threading
+import time
 import traceback
 from pathlib import Path
 from typing import Any
@@ -23,12 +25,20 @@ def main(path: str) -> None:
     from tf_requant.batch.work import Work
 
     request = json.loads(Path(path).read_bytes())
+    threading.Thread(target=_outlive_nobody, args=(request["parent"],), daemon=True).start()
     flags.FLAGS.mark_as_parsed()
     logging.use_absl_handler()
     logging.set_verbosity(request["verbosity"])
     threading.excepthook = _died
     places = [(group, offset) for group, offset in request["places"]]
     run(Work(**request["work"]), places, request["flags"])
+
+
+def _outlive_nobody(parent: int) -> None:
+    """Ends this process and the workers that it started when the process that waits for it is gone, however that ended."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os.killpg(os.getpgid(0), signal.SIGKILL)
 
 
 def _died(arguments: Any) -> None:

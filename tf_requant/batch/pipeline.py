@@ -78,17 +78,19 @@ def _require(runner: str) -> None:
         raise UsageError(f"batch needs Apache Beam ({error}): pip install 'tf_requant[beam]'") from error
     try:
         with _quiet():
-            create(runner)
+            made = create(runner)
             if runner == DASK:
                 importlib.import_module("dask.distributed")
     except ImportError as error:
         if runner == DASK:
             raise UsageError("the Dask runner needs Dask: pip install 'apache-beam[dask]'") from error
         raise UsageError(f"--runner={runner} cannot be imported ({error})") from error
-    except (ValueError, AttributeError) as error:
+    except (ValueError, AttributeError, TypeError) as error:
         near = difflib.get_close_matches(runner, ["DaskRunner", *_runners()], n=1)
         hint = f": did you mean {near[0]}?" if near else f"; known are: {', '.join(['DaskRunner', *_runners()])}"
         raise UsageError(f"unknown runner {runner!r}{hint}") from error
+    if not isinstance(made, importlib.import_module("apache_beam.runners.runner").PipelineRunner):
+        raise UsageError(f"--runner={runner} is a {type(made).__name__}, expected a runner of Beam's")
 
 
 @contextmanager
