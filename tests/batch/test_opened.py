@@ -45,6 +45,7 @@ def test_all_shards_of_all_targets_read_data_and_model_once(tmp_path, monkeypatc
     records = by_hand(*prepared(tmp_path / "out", written(tmp_path, line), shard=32))
     assert [r["quality"]["samples"] for r in records] == [100, 100]
     assert counts == {"load_samples": 1, "load_source": 1}
+    assert opened._SAMPLES._held is None and opened._SOURCE._held is None  # a cluster's workers outlive the batch
 
 
 def test_data_that_changed_on_disk_is_read_anew(tmp_path):

@@ -41,6 +41,12 @@ class Latest(Generic[_Thing]):
             return thing
 
 
+    def release(self) -> None:
+        """Holds nothing any more."""
+        with self._lock:
+            self._held = None
+
+
 _SOURCE: Latest[Source] = Latest()
 _SAMPLES: Latest[Samples] = Latest()
 
@@ -64,3 +70,9 @@ def open_samples(job: Job) -> Samples:
     specs = input_specs(open_source(job).model)
     samples = _SAMPLES.get((job.data, state(str(job.data)), specs), lambda: load_samples(job.data, specs))
     return samples if job.samples is None else samples.part(0, job.samples)
+
+
+def release() -> None:
+    """Lets go what is held: a cluster's workers outlive the batch."""
+    _SOURCE.release()
+    _SAMPLES.release()

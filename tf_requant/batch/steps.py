@@ -16,7 +16,7 @@ from typing import Any
 from tf_requant.batch.conclusions import conclude, failed, finished
 from tf_requant.batch.jobs import Job
 from tf_requant.batch.keys import content, conversion_key, job_key
-from tf_requant.batch.opened import open_samples
+from tf_requant.batch.opened import open_samples, release
 from tf_requant.batch.shards import Shard, measure_shard
 from tf_requant.batch.work import Work
 from tf_requant.calibration.statistics import Calibration
@@ -213,4 +213,5 @@ def finish(item: tuple[int, list[Shard]], work: Work) -> int:
         conclude(work, job, shards)
     except Exception as error:
         failed(work, job, sentence(error))
+    release()  # nothing is measured any more once jobs are finished
     return job.number
