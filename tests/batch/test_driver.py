@@ -12,6 +12,7 @@ from tests.batch.jobs import nets, written
 from tests.batch.processes import wait_for
 from tf_requant.batch import driver
 from tf_requant.batch.driver import run_batch
+from tf_requant.batch.work import Work
 from tf_requant.errors import UsageError
 
 
@@ -42,6 +43,17 @@ def test_a_pass_that_writes_nothing_is_given_up_and_its_processes_end(tmp_path, 
             for _ in range(50):
                 os.kill(int(pid), 0)
                 time.sleep(0.1)
+
+
+def test_a_job_that_is_converted_is_half_done(tmp_path):
+    work = Work(str(tmp_path), "one", 32)
+    work.make()
+    for name in ("a", "b", "c"):
+        work.write("converted", name, {})
+    assert driver._progress_of(work, 0)[0] == 1
+    for name in ("a", "d"):
+        work.write("results", name, {})
+    assert driver._progress_of(work, 0)[0] == 3 and driver._progress_of(work, time.time() + 9)[0] == 0
 
 
 def test_a_second_batch_in_one_folder_is_refused(tmp_path, jobs, monkeypatch):

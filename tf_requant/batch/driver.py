@@ -247,12 +247,15 @@ def _wait(work: Work, child: subprocess.Popen[bytes], stalled: float, tell: Call
 
 
 def _progress_of(work: Work, begun: float) -> tuple[int, float]:
-    """How many records were written since, and when the state changed last."""
-    times = [entry.stat().st_mtime for entry in os.scandir(work.folder / "results")]
+    """How many jobs were ended since, those converted counting half, and when the state changed last."""
+    ended, converted = (
+        {entry.name: entry.stat().st_mtime for entry in os.scandir(work.folder / kind)} for kind in ("results", "converted")
+    )
     folders = [(work.folder / kind).stat().st_mtime for kind in KINDS]
     # A shard's folder changes with each shard.
     shards = [entry.stat().st_mtime for entry in os.scandir(work.folder / "shards")]
-    return sum(t >= begun - 1 for t in times), max([*folders, *shards, *times])
+    over, halfway = ({name for name, at in times.items() if at >= begun - 1} for times in (ended, converted))
+    return len(over) + len(halfway - over) // 2, max([*folders, *shards, *ended.values()])
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:
