@@ -14,6 +14,7 @@ from tf_requant.io.tf1 import GRAPH_SUFFIX, is_graph
 from tf_requant.io.tflite_writer import save
 from tf_requant.pipeline.reporting import make
 from tf_requant.pipeline.requantize import prove, requantize
+from tf_requant.report.frontier import frontier_picture
 
 SUMMARY = "re-expresses a quantized model for a target"
 EXAMPLE = "tf_requant requantize --model=model.tflite --target=nna_sym8_pow2 --output=model_nna.tflite"
@@ -41,6 +42,12 @@ def define(values: absl_flags.FlagValues) -> None:
         "keep", [], "Keep ops whose code or output tensor matches this regular expression at the source's precision; "
         "may be repeated.", flag_values=values,
     )  # fmt: skip
+    widths = "Widths of the weights among the target's, such as 4,5,6,8: one for every layer, or several to choose among."
+    text("bits", None, widths, flag_values=values)
+    share = "weights:SHARE, the share of the widest width's bytes that weights may take; the widths of least error are measured."
+    text("budget", None, share, flag_values=values)
+    text("search", None, "A file that keeps what the search for widths measured, to go on from.", flag_values=values)
+    switch("pareto", False, "Print what other budgets allow; with --report, draw it as pareto.svg.", flag_values=values)
     switch("dry_run", False, "Print the plan with a reason per tensor; write nothing.", flag_values=values)
     text("report", None, f"A folder for {CONVERSION}: every decision with its reason.", flag_values=values)
     switch("overwrite", False, "Replace an existing output file.", flag_values=values)
@@ -52,6 +59,8 @@ def define(values: absl_flags.FlagValues) -> None:
 def run(values: absl_flags.FlagValues) -> int:
     """Runs the verb and returns its exit code."""
     model, target = required(values, "model"), required(values, "target")
+    if values.pareto and not values.budget:
+        raise UsageError("--pareto shows what budgets allow: give --bits=4,5,6,8 --budget=weights:0.75 or the like")
     output, options = None, graph_options(values)
     if not values.dry_run:
         suffixes = (".tflite", GRAPH_SUFFIX) if is_graph(Path(model)) else (".tflite",)
@@ -70,9 +79,14 @@ def run(values: absl_flags.FlagValues) -> int:
             outputs=options.outputs,
             input_stats=options.input_stats,
             weights=values.weights,
+            bits=values.bits,
+            budget=values.budget,
+            search=values.search,
             progress=step,
         )
     report = result.report
+    if values.pareto and report.widths is not None:
+        print(report.widths.table())
     if values.dry_run:
         print(report.details())
         print(report)
@@ -83,6 +97,8 @@ def run(values: absl_flags.FlagValues) -> int:
     content = result.graph_bytes if output.suffix == GRAPH_SUFFIX else result.model_bytes
     if values.report:
         _save_report(Path(values.report), report.to_dict())
+        if values.pareto and report.widths is not None:
+            save(Path(values.report) / "pareto.svg", frontier_picture(report.widths).encode())
     save(output, content, overwrite=True)
     print(report)
     if warning:

@@ -90,7 +90,7 @@ class Corrector:
         plan = self._plan(observed)[0]
         useless = () if self.target.activation.scale == "power_of_two" else ("folding",)
         applied = tuple(n for n in self.asked if n not in useless)
-        return self._judged(plain, before, plan, applied, self._samples(calibration))
+        return self._judged(plain, before, plan, applied, self.samples(calibration))
 
     def _plan(self, calibration: Calibration | None) -> tuple[Plan, tuple[str, ...]]:
         plan, applied = self.planned(calibration, "thresholds" in self.asked), []
@@ -115,7 +115,7 @@ class Corrector:
         }
         calibration = Calibration("", {graph.tensors[t].name: np.concatenate(made[t]) for t in graph.inputs})
         try:
-            return self._judged(plan, before, plan, (*before, "bias"), self._samples(calibration, judges), "synthetic ")
+            return self._judged(plan, before, plan, (*before, "bias"), self.samples(calibration, judges), "synthetic ")
         except UsageError as error:
             return Corrected(plan, before, f"bias: left out, since the model cannot be run one sample at a time ({error})")
 
@@ -158,16 +158,16 @@ class Corrector:
         self, plan: Plan, methods: frozenset[str], samples: Callable[[Model], Samples], judging: bool
     ) -> tuple[Outcome, Plan, int]:
         # Names tell tensors apart in the pass, and a file's may repeat.
-        source = _with_indices_for_names(self.source)
+        source = with_indices_for_names(self.source)
         result = self.rewrite(source, plan)
         found = samples(result)
-        run = Pass(source, result, plan.graphs[0], self.target, methods, _arithmetic(self.target), self.named)
+        run = Pass(source, result, plan.graphs[0], self.target, methods, arithmetic_of(self.target), self.named)
         outcome = run.run(found.only_judges() if judging else found, self.progress)
         constants = {**plan.graphs[0].constants, **outcome.constants}
         refined = Plan(plan.target, (plan.graphs[0].with_(constants=constants), *plan.graphs[1:]))
         return outcome, refined, found.judges
 
-    def _samples(self, calibration: Calibration, judges: int | None = None) -> Callable[[Model], Samples]:
+    def samples(self, calibration: Calibration, judges: int | None = None) -> Callable[[Model], Samples]:
         """Result -> the samples for both models, those that judge first."""
         ours = input_specs(self.source)
         count = len(calibration)
@@ -186,7 +186,7 @@ class Corrector:
         return samples
 
 
-def _arithmetic(target: Target) -> Arithmetic:
+def arithmetic_of(target: Target) -> Arithmetic:
     """In what the result runs while it is corrected: TFLite's, or the device's own where that floors."""
     return target.arithmetic if floors(target.arithmetic) else TFLITE_REF
 
@@ -204,7 +204,8 @@ def _runs_here(graph: Graph) -> bool:
     return fed and all(op.code in KERNELS for op in graph.ops)
 
 
-def _with_indices_for_names(model: Model) -> Model:
+def with_indices_for_names(model: Model) -> Model:
+    """The model with each tensor of the main graph named by its index: names in a file may repeat."""
     tensors = tuple(t.with_(name=str(i)) for i, t in enumerate(model.main.tensors))
     return model.with_(graphs=(model.main.with_(tensors=tensors), *model.graphs[1:]))
 

@@ -51,17 +51,18 @@ class Lane:
         """Goes on with a graph whose next op has other constants."""
         self._simulator.revise(graph, self.position)
 
-    def branch(self, graph: Graph, stop: int, wanted: Collection[int]) -> list[Inputs]:
+    def branch(self, graph: Graph, stop: int, wanted: Collection[int], count: int | None = None) -> list[Inputs]:
         """What samples would come to if the next op had another graph's constants; the lane stays where it is.
 
         Args:
             graph: differs from the lane's in the constants of the next op.
             stop: the op ahead of which the branch ends.
             wanted: the tensors that are returned.
+            count: of the first so many samples; of all where it is left out.
         """
         kept, found = self.graph, []
         self.revise(graph)
-        for run in self.runs:
+        for run in self.runs[:count]:
             branch, outputs = Run(dict(run.values), dict(run.variables)), {}
             for position in range(self.position, stop):
                 made = self._simulator.step(position, branch)

@@ -19,8 +19,10 @@ from tf_requant.pipeline.correct import Corrector
 from tf_requant.pipeline.graphs import graph_edits
 from tf_requant.pipeline.record import read_record, recorded
 from tf_requant.pipeline.source import ModelSource, Source, Weights, load_source
+from tf_requant.pipeline.widths import choose_widths
 from tf_requant.plan import Plan
 from tf_requant.planning.planner import plan_model
+from tf_requant.planning.widths import asked_widths
 from tf_requant.planning.wishes import Interface, Wishes
 from tf_requant.report import Report, build
 from tf_requant.rewrite.rewriter import apply
@@ -98,6 +100,9 @@ def requantize(
     outputs: str | Sequence[str] = (),
     input_stats: tuple[float, float] | None = None,
     weights: Weights = "codes",
+    bits: Any = None,
+    budget: Any = None,
+    search: str | os.PathLike[str] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Result:
     """Re-expresses an already quantized model for a target.
@@ -117,6 +122,10 @@ def requantize(
         outputs: of a TF1 graph, the nodes to fetch; found likewise.
         input_stats: of a TF1 graph, (mean, deviation): real value = (pixel - mean) / deviation.
         weights: of a TF1 graph, `trained` to round filters from the floats that training left behind the codes.
+        bits: widths of the weights, among those of the target: one for every layer, or several to choose among.
+        budget: `weights:0.6`: the share of the widest width's bytes that the weights may take; the widths of least error
+            within it are measured on the calibration data (HMQ, arXiv 2007.09952, without training).
+        search: a file that keeps what the search for widths measured, so that one that was broken off goes on.
         progress: called with (steps done, steps in all) of each part of the work.
 
     Raises:
@@ -124,6 +133,7 @@ def requantize(
     """
     asked = chosen(corrections, calibration is not None)
     aim = load_target(target)
+    narrow = asked_widths(aim, bits, budget)
     pinned = tuple((name, *bounds) for name, bounds in (pin_range or {}).items())
     wishes = Wishes(io, pinned, (keep,) if isinstance(keep, str) else tuple(keep))
     loaded = load_source(model, GraphOptions(_names(inputs), _names(outputs), input_stats), weights)
@@ -134,7 +144,7 @@ def requantize(
     if calibration is not None:
         noise = "folding" in asked and aim.activation.scale == "power_of_two"
         observed = calibrate(source, calibration, noise=noise, progress=progress)
-    corrected = Corrector(
+    corrector = Corrector(
         source,
         aim,
         asked,
@@ -142,12 +152,18 @@ def requantize(
         lambda c, thresholds: plan_model(source, aim, wishes, c, thresholds),
         lambda model, p: check(apply(model, p)),
         progress,
-    ).correct(observed)
-    plan, notes = corrected.plan, tuple(n for n in (corrected.note,) if n)
-    digests = observed.digests if observed is not None and corrected.learned else ()
+    )
+    widths = None
+    if narrow is not None:
+        widths = choose_widths(corrector, narrow, observed, None if search is None else Path(search), progress)
+        wishes = replace(wishes, widths=widths.bits)
+    corrected = corrector.correct(observed)
+    plan, notes = corrected.plan, tuple(n for n in (corrected.note, widths.note if widths else "") if n)
+    learned = corrected.learned or (widths is not None and widths.measured is not None)
+    digests = observed.digests if observed is not None and learned else ()
     result = source if dry_run else check(recorded(apply(source, plan), source, plan, digests))
     warnings = (*source.warnings, *unproven)
-    return Result(result, plan, build(source, result, plan, aim, corrected.applied, warnings, notes), loaded, aim)
+    return Result(result, plan, build(source, result, plan, aim, corrected.applied, warnings, notes, widths), loaded, aim)
 
 
 def _names(names: str | Sequence[str]) -> tuple[str, ...]:

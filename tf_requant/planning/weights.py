@@ -97,7 +97,9 @@ def plan_filter(
     """
     assert tensor.quant is not None
     if _already_legal(target, tensor, ratio, per_channel):
-        return ConstantPlan(tensor.quant, 1.0, "as in the source")
+        # A layer that was given fewer bits keeps to them, whatever a correction does.
+        limits = weight_limits(target) if max(target.weight.bits) < 8 else None
+        return ConstantPlan(tensor.quant, 1.0, "as in the source", limits=limits)
     filter_ = by_channel(tensor, axis, ratio)
     if not target.weight.symmetric:
         return _asymmetric(target, filter_, float(least.max(initial=0)))

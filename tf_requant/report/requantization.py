@@ -1,6 +1,7 @@
 """The report of one re-expression: every tensor's old and new parameters, with the reason."""
 
-from dataclasses import asdict, dataclass
+from collections import Counter
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -8,8 +9,10 @@ import numpy as np
 from tf_requant.model.graph import Graph, Model
 from tf_requant.model.quant import QuantParams
 from tf_requant.plan import GraphPlan, Plan
+from tf_requant.planning.widths import Choice
 from tf_requant.report.accumulators import AccumulatorRow, accumulator_bounds
 from tf_requant.report.names import short_name
+from tf_requant.report.storage import StoredWeights, stored_weights
 from tf_requant.targets import Target
 
 
@@ -58,6 +61,8 @@ class Report:
         tensors: every decision.
         accumulators: how large the sums of each layer of the result can become; empty for a dry run.
         accumulator_bits: the target's register.
+        weights: what each layer's weights on the accelerator take, counted from their codes; empty for a dry run.
+        widths: the choice of widths, where one was asked for.
         source_bytes: the source file's size.
         result_bytes: the result file's size; 0 for a dry run.
     """
@@ -72,12 +77,15 @@ class Report:
     notes: tuple[str, ...] = ()
     accumulators: tuple[AccumulatorRow, ...] = ()
     accumulator_bits: int = 32
+    weights: tuple[StoredWeights, ...] = ()
+    widths: Choice | None = None
     source_bytes: int = 0
     result_bytes: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """The report as JSON-ready values."""
-        document = asdict(self)
+        document = asdict(replace(self, widths=None))
+        document["widths"] = None if self.widths is None else self.widths.to_dict()
         document["host_ops"] = [{"op": where, "reason": reason} for where, reason in self.host_ops]
         return document
 
@@ -101,6 +109,8 @@ class Report:
                 f"accumulators: at most {widest.bits} of the target's {self.accumulator_bits} bits, in {short_name(widest.name)}"
                 + ("" if widest.bits <= self.accumulator_bits else ": a worst-case input overflows it")
             )
+        if self.weights:
+            lines.append(_storage_line(self.weights))
         lines += [f"host: {where}: {reason}" for where, reason in self.host_ops]
         lines += [f"note: {n}" for n in self.notes]
         lines += [f"warning: {w}" for w in self.warnings]
@@ -124,6 +134,7 @@ def build(
     corrections: tuple[str, ...],
     warnings: tuple[str, ...],
     notes: tuple[str, ...] = (),
+    widths: Choice | None = None,
 ) -> Report:
     """Collects the report of a plan that was (or, in a dry run, would be) applied."""
     rows: list[TensorRow] = []
@@ -144,6 +155,7 @@ def build(
     }
     found = [row for i, g in enumerate(result.graphs) if result is not source for row in accumulator_bounds(i, g)]
     bounds = [row for row in found if (row.graph, row.name) not in left]
+    stored = [row for i, g in enumerate(result.graphs) if result is not source for row in stored_weights(i, g)]
     return Report(
         target.name,
         ops,
@@ -155,7 +167,16 @@ def build(
         notes,
         tuple(bounds),
         target.accumulator.bits,
+        tuple(row for row in stored if (row.graph, row.name) not in left),
+        widths,
     )
+
+
+def _storage_line(weights: tuple[StoredWeights, ...]) -> str:
+    """What the weights take, and at which widths."""
+    counts = Counter(row.bits for row in weights)
+    layers = ", ".join(f"{n} layer{'s' if n > 1 else ''} at {b} bits" for b, n in sorted(counts.items()))
+    return f"weights: {sum(row.bytes for row in weights):,.0f} bytes at the width of their largest codes: {layers}"
 
 
 def _rows(index: int, graph: Graph, plan: GraphPlan) -> list[TensorRow]:

@@ -1,0 +1,152 @@
+"""The search for widths on the bundled model: within its budget, better than one width everywhere, resumable."""
+
+import json
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import tf_requant
+from tf_requant.errors import UsageError
+from tf_requant.io import tflite
+from tf_requant.model.verify import check
+from tf_requant.pipeline.correct import Corrector
+from tf_requant.pipeline.widths import Search
+from tf_requant.planning.planner import plan_model
+from tf_requant.rewrite.rewriter import apply
+from tf_requant.sample import calibration_path, evaluation_path, model_path
+from tf_requant.simulator.profiles import TFLITE_REF
+from tf_requant.targets import load_target
+from tf_requant.validation.legality import check_legality
+
+WIDTHS = (4, 5, 6, 8)
+MIXED = load_target("nna_sym8_per_channel").derive(name="mixed", weight={"bits": list(WIDTHS)})
+
+
+@cache
+def calibration() -> tf_requant.Calibration:
+    return tf_requant.calibrate(model_path(), np.load(calibration_path())["images"][:64], noise=False)
+
+
+def search(state: Path | None = None, widths: tuple[int, ...] = WIDTHS) -> Search:
+    source = tflite.read(model_path().read_bytes())
+    corrector = Corrector(
+        source, MIXED, (), False, lambda c, t: plan_model(source, MIXED, None, c, t), lambda m, p: check(apply(m, p))
+    )
+    return Search(corrector, widths, calibration(), state)
+
+
+@cache
+def found(budget: float) -> tf_requant.Result:
+    return tf_requant.requantize(model_path(), MIXED, calibration=calibration(), bits=WIDTHS, budget=f"weights:{budget}")
+
+
+@pytest.mark.parametrize("budget", [0.55, 0.75])
+def test_the_codes_in_the_file_are_within_the_budget_and_the_target(budget: float) -> None:
+    result = found(budget)
+    weights = result.report.weights
+    assert sum(row.bytes for row in weights) <= budget * sum(row.elements for row in weights)
+    assert {row.bits for row in weights} <= set(range(2, 9)) and check_legality(result.model, MIXED).legal
+    choice = result.report.widths
+    assert choice is not None and choice.share <= budget
+    by_name = {row.name: row.bits for row in weights}
+    graph = tflite.read(model_path().read_bytes()).main
+    assert all(by_name[graph.tensors[graph.ops[i].outputs[0]].name] <= bits for i, bits in choice.bits.items())
+
+
+def test_mixed_widths_beat_the_best_uniform_one_of_the_same_size() -> None:
+    """At 0.75 of the bytes six bits everywhere fit as well; the scores' error decides, on images that nothing saw."""
+    uniform = tf_requant.requantize(model_path(), MIXED, calibration=calibration(), bits=6)
+    data = np.load(evaluation_path())["images"]
+    one, other = (
+        tf_requant.validate(r.model_bytes, reference=model_path(), data=data, target=MIXED, layers=0).quality["litert"]
+        for r in (found(0.75), uniform)
+    )
+    assert one.sqnr > other.sqnr and one.agreement >= other.agreement - 0.01
+
+
+def test_the_frontier_is_monotone_and_the_prediction_adds_up() -> None:
+    choice = found(0.75).report.widths
+    shares, errors = [p.share for p in choice.frontier], [p.error for p in choice.frontier]
+    assert len(shares) > 10 and shares == sorted(shares, reverse=True) and errors == sorted(errors)
+    assert errors[0] == 0 and shares[-1] == pytest.approx(0.5)
+
+
+def test_predicted_and_measured_errors_rank_plans_alike() -> None:
+    one, rng = search(), np.random.default_rng(0)
+    plans = [one.within(share) for share in np.linspace(0.52, 0.95, 8)]
+    plans += [{i: int(rng.choice(WIDTHS)) if rng.random() < 0.3 else b for i, b in plan.items()} for plan in plans]
+    ranks = [np.argsort(np.argsort([measure(p) for p in plans])) for measure in (one.predicted, one.measured)]
+    assert np.corrcoef(*ranks)[0, 1] >= 0.8
+
+
+def test_what_a_layer_loses_is_what_the_model_with_that_layer_loses() -> None:
+    """One layer at four bits, put together anew and run whole: the same error as was measured on the branch."""
+    one = search()
+    plan = one.within(1.0)
+    origin = sorted(one.elements)[3]
+    graph = one.result.main
+    (index,) = [i for i, o in one._pass.pairs().items() if o == origin]
+    narrow = graph
+    for position, params, codes in one._candidates[origin, 4]:
+        tensors = list(narrow.tensors)
+        tensors[narrow.ops[index].inputs[position]] = tensors[narrow.ops[index].inputs[position]].with_(quant=params, data=codes)
+        narrow = narrow.with_(tensors=tuple(tensors))
+    inputs = one.corrector.samples(calibration(), 0)(one.result).result[:8]
+    error = power = 0.0
+    for codes in inputs:
+        values = []
+        for g in (graph, narrow):
+            simulator = tf_requant.Simulation(one.result.with_(graphs=(g,)), TFLITE_REF)
+            with simulator:
+                name = g.tensors[one.judged[0]].name
+                out = simulator.run({g.tensors[t].name: c for t, c in codes.items()}, "all")[name]
+            values.append(out.astype(np.float64) - g.tensors[one.judged[0]].quant.zero_point[0])
+        error, power = error + np.square(values[1] - values[0]).sum(), power + np.square(values[0]).sum()
+    assert plan[origin] == 8
+    assert one._found[origin][4] == pytest.approx(error / power, rel=1e-12)
+
+
+def test_a_search_that_was_broken_off_goes_on(tmp_path: Path) -> None:
+    state = tmp_path / "search.json"
+    whole = search(state).run(0.7)
+    held = json.loads(state.read_text())
+    kept = dict(list(held["errors"].items())[:4])
+    state.write_text(json.dumps({**held, "errors": kept}))
+    again = search(state)
+    asked: list[int] = []
+    measure = again._relative
+    again._relative = lambda *a: asked.append(1) or measure(*a)  # type: ignore[method-assign]
+    again._measure()
+    missing = sum(len([b for b in WIDTHS if b != 8]) for i in again.elements if str(i) not in kept)
+    assert len(asked) == missing < 3 * len(again.elements)
+    assert again.run(0.7).bits == whole.bits
+
+
+def test_another_models_state_is_measured_anew(tmp_path: Path) -> None:
+    state = tmp_path / "search.json"
+    state.write_text(json.dumps({"key": "other", "errors": {"0": {"4": 99.0}}}))
+    one = search(state)
+    one._measure()
+    assert one.errors[0][4] < 1
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"errors": {}}', '{"key": 1, "errors": 3}'])
+def test_a_file_that_is_no_state_is_refused(tmp_path: Path, content: str) -> None:
+    state = tmp_path / "search.json"
+    state.write_text(content)
+    with pytest.raises(UsageError, match="no file of a search"):
+        search(state).within(0.7)
+
+
+def test_an_impossible_budget_names_the_nearest_that_is_not() -> None:
+    with pytest.raises(UsageError, match=r"weights:0.4 cannot be met.*at least weights:0.5"):
+        found(0.4)
+    with pytest.raises(UsageError, match=r"weights:0.6 cannot be met.*at least weights:0.625"):
+        search(widths=(5, 8)).within(0.6)
+
+
+def test_widths_without_anything_to_measure_on_are_refused() -> None:
+    with pytest.raises(UsageError, match="give calibration data"):
+        tf_requant.requantize(model_path(), MIXED, bits=(4, 8), budget="weights:0.6")
