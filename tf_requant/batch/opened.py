@@ -1,8 +1,8 @@
-"""What a worker process holds between the shards of a batch: the model and the data that were opened last.
+"""What a worker process holds between the steps of a batch: the model and the data that were opened last.
 
-A shard of a job needs what the one before it needed: an archive that numpy unpacks whole, the index of a record file, a TF1
-graph that TensorFlow converts for seconds. One of each is held, and let go before the next is opened, so that a worker's
-memory is that of one job however many it sees.
+A target of a model, or a shard of its data, needs what the one before it needed: a TF1 graph that TensorFlow converts for
+seconds, an archive that numpy unpacks whole, the index of a record file. One of each is held, and let go before the next is
+opened, so that a worker's memory is that of one job however many it sees.
 """
 
 import threading
@@ -57,8 +57,9 @@ def open_source(job: Job) -> Source:
     Raises:
         RequantError: it cannot be read.
     """
-    key = (job.model, state(job.model), job.graph_options)
-    return _SOURCE.get(key, lambda: load_source(job.model, job.graph_options))
+    weights = job.options.get("weights", "codes")
+    key = (job.model, state(job.model), job.graph_options, weights)
+    return _SOURCE.get(key, lambda: load_source(job.model, job.graph_options, weights))
 
 
 def open_samples(job: Job) -> Samples:

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from tf_requant.batch.conclusions import conclude, failed, finished
+from tf_requant.batch.job_line import GRAPH_OPTIONS
 from tf_requant.batch.jobs import Job
 from tf_requant.batch.keys import content, conversion_key, job_key
-from tf_requant.batch.opened import open_samples, release
+from tf_requant.batch.opened import open_samples, open_source, release
 from tf_requant.batch.shards import Shard, measure_shard
 from tf_requant.batch.work import Work
 from tf_requant.calibration.statistics import Calibration
@@ -99,7 +100,7 @@ def _calibrated(work: Work, jobs: list[Job], prepared: dict[str, Any]) -> tuple[
     path = work.path("calibrations", options, ".npz")
     start = time.monotonic()
     if not path.exists():
-        found = calibrate(jobs[0].model, jobs[0].calibration, noise=noise, options=jobs[0].graph_options)
+        found = calibrate(open_source(jobs[0]).model, jobs[0].calibration, noise=noise)
         save(path, found.to_bytes())
     return path.name, time.monotonic() - start
 
@@ -146,18 +147,18 @@ def _converted(work: Work, job: Job, key: str) -> dict[str, Any] | None:
 
 def _convert(work: Work, job: Job, prepared: dict[str, Any]) -> None:
     start = time.monotonic()
-    target = load_target(job.target_source)
+    target, source = load_target(job.target_source), open_source(job)
     calibration: Any = job.calibration
     saved = prepared.get("calibration")
     if saved:
         path = work.folder / "calibrations" / saved
-        calibration = calibrate(job.model, path, noise=False, options=job.graph_options)
+        calibration = calibrate(source.model, path, noise=False)
         if not _wants_noise(job, target):
             calibration = _without_noise(calibration)
     pins = {name: (float(low), float(high)) for name, (low, high) in job.options.get("pin_range", {}).items()}
-    stats = job.options.get("input_stats")
-    arguments = {**job.options, "pin_range": pins, "input_stats": None if stats is None else tuple(stats)}
-    result = requantize(job.model, target, calibration=calibration, **arguments)
+    # What a graph was told is in the model that was opened, for all its targets.
+    told = {name: value for name, value in job.options.items() if name not in GRAPH_OPTIONS}
+    result = requantize(source.model, target, calibration=calibration, **told | {"pin_range": pins})
     warning = prove(result)
     Path(job.output).parent.mkdir(parents=True, exist_ok=True)
     save(job.output, result.model_bytes)
@@ -166,7 +167,7 @@ def _convert(work: Work, job: Job, prepared: dict[str, Any]) -> None:
     legality = check_legality(load_source(job.output).model, target)
     facts = {
         "conversion": prepared["conversion"], "bytes": len(result.model_bytes), "seconds": seconds,
-        "sha256": hashlib.sha256(result.model_bytes).hexdigest(), "source_bytes": result.report.source_bytes,
+        "sha256": hashlib.sha256(result.model_bytes).hexdigest(), "source_bytes": source.size,
         "legal": legality.legal, "violations": list(legality.violations), "accelerated": legality.accelerated,
         "host_ops": len(legality.host_ops), "notes": [*result.report.warnings, *filter(None, [warning])],
     }  # fmt: skip
