@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from tf_requant.errors import TargetError
+from tf_requant.numerics.arithmetic import Intermediate
 from tf_requant.targets import CONSTRAINTS, load_target
 
 FREE: dict[str, Any] = {
@@ -28,6 +29,7 @@ UNSIGNED: dict[str, Any] = {
     "activation": {"signed": False, "symmetric": False, "scale": "any"},
     "weight": {"signed": False, "symmetric": False, "scale": "any", "granularity": "tensor"},
 }
+WINOGRAD: dict[str, Any] = {**FREE, "name": "winograd", "winograd": "F(2x2,3x3)"}
 TWO_STAGES = [{"drop": 31, "rounding": "HALF_UP"}, {"drop": "rest", "rounding": "HALF_AWAY"}]
 
 # constraint: (a sound document, the one change that breaks it, words of the sentence with the values in it)
@@ -68,8 +70,18 @@ EXAMPLES: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
         FREE, {"average_pool": {"multiplier_bits": 15}}, 'Got average_pool.style "divide" with average_pool.multiplier_bits 15'),
     "activations_fit_a_tflite_file": (
         FREE, {"activation": {"bits": [8, 12]}}, "but activation.bits is [8, 12]"),
+    "narrow_activations_are_symmetric": (
+        FREE, {"activation": {"bits": [7], "symmetric": False}}, "but activation.symmetric is false. Got activation.bits [7]"),
+    "an_intermediate_register_is_no_wider_than_the_accumulator": (
+        FREE, {"accumulator": {"intermediate": {"bits": 33, "products": 8}}}, "of 33 bits is wider than the accumulator behind it. Got accumulator.bits 32"),
+    "an_intermediate_register_holds_its_products": (
+        FREE, {"accumulator": {"intermediate": {"bits": 16, "products": 3}}}, "register of 16 bits holds 2 products of the largest codes. Got accumulator.intermediate.products 3"),
+    "groups_reach_the_accumulator_whole": (
+        FREE, {"accumulator": {"intermediate": {"bits": 16, "products": 2}, "when": "each_step"}}, 'Got accumulator.when "each_step"'),
+    "winograd_overflows_after_the_bias": (
+        WINOGRAD, {"accumulator": {"when": "each_step"}}, 'Got accumulator.when "each_step"'),
     "weights_fit_a_tflite_file": (
-        FREE, {"weight": {"bits": [6]}}, "but weight.bits is [6]"),
+        FREE, {"weight": {"bits": [9]}}, "but weight.bits is [9]"),
     "wide_activations_are_symmetric": (
         FREE, {"activation": {"bits": [16], "symmetric": False}}, "TFLite's 16-bit activations have zero point 0, but activation.symmetric is false"),
     "unsigned_codes_have_8_bits": (
@@ -108,7 +120,7 @@ def test_every_constraint_has_a_failing_example_and_every_example_its_constraint
     assert sorted(EXAMPLES) == sorted(constraint.__name__ for constraint in CONSTRAINTS)
 
 
-@pytest.mark.parametrize("document", [FREE, SHIFT, UNSIGNED], ids=lambda document: document["name"])
+@pytest.mark.parametrize("document", [FREE, SHIFT, UNSIGNED, WINOGRAD], ids=lambda document: document["name"])
 def test_the_unbroken_documents_are_targets(document: dict[str, Any]) -> None:
     assert load_target(document).name == document["name"]
 
@@ -123,6 +135,52 @@ def test_a_contradiction_is_refused_with_its_sentence_and_the_real_values(name: 
     opening = (own.__doc__ or "").split("{")[0].split("\n")[0]
     assert [line for line in sentences if words in line and opening in line], sentences
     assert all(line.startswith(f"target {document['name']}: ") and "{activation" not in line for line in sentences)
+
+
+@pytest.mark.parametrize(
+    ("activation", "weight", "most"),
+    [
+        ({"bits": [7]}, {"bits": [7]}, 8),  # 2^15 - 1 over 64 * 63
+        ({"bits": [7]}, {"bits": [7], "narrow": False}, 7),
+        ({"bits": [8]}, {"bits": [8]}, 2),
+        ({"bits": [8], "symmetric": False}, {"bits": [8]}, 1),
+        ({"bits": [8, 7]}, {"bits": [4, 7]}, 4),
+        ({"bits": [4]}, {"bits": [4]}, 585),
+        ({"bits": [16]}, {"bits": [8]}, 0),
+    ],
+)
+def test_an_intermediate_register_takes_as_many_products_as_provably_fit_and_not_one_more(
+    activation: dict[str, Any], weight: dict[str, Any], most: int
+) -> None:
+    def register(products: int) -> dict[str, Any]:
+        change = {"activation": activation, "weight": weight, "accumulator": {"intermediate": {"bits": 16, "products": products}}}
+        return broken(FREE, change)
+
+    with pytest.raises(TargetError, match=f"of 16 bits holds {most} products of the largest codes"):
+        load_target(register(most + 1))
+    if most:
+        assert load_target(register(most)).accumulator.intermediate == Intermediate(16, most)
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 5, 6, 7])
+def test_narrow_activations_are_signed_and_have_one_zero_point(bits: int) -> None:
+    assert load_target(broken(FREE, {"activation": {"bits": [bits]}})).arithmetic.activation_bits == bits
+    for change in ({"symmetric": False}, {"signed": False}, {"unsigned_after_relu": True}):
+        with pytest.raises(TargetError, match=r"activation\.bits|of 2 to 8 bits"):
+            load_target(broken(FREE, {"activation": {"bits": [bits], **change}}))
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_activations_that_fill_their_type_leave_the_arithmetic_as_it_was(bits: int) -> None:
+    assert load_target(broken(FREE, {"activation": {"bits": [bits]}})).arithmetic.activation_bits is None
+
+
+def test_a_target_with_narrow_registers_and_winograd_reads_back_equal_and_loses_them_by_none() -> None:
+    change = {"activation": {"bits": [7]}, "weight": {"bits": [7]}, "accumulator": {"intermediate": {"bits": 16, "products": 8}}}
+    target = load_target(broken(WINOGRAD, change))
+    assert load_target(target.to_dict()) == target
+    plain = target.derive(winograd=None, accumulator={"intermediate": None})
+    assert plain.winograd is None and plain.accumulator.intermediate is None and "winograd" not in plain.to_dict()
 
 
 def test_a_reciprocal_pool_says_its_multiplier_bits() -> None:

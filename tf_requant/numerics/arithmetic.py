@@ -12,6 +12,7 @@ from tf_requant.numerics.rounding import Rounding
 
 Kind = Literal["multiplier_shift", "shift", "float32", "float64"]
 Overflow = Literal["wrap", "saturate", "error"]
+Winograd = Literal["F(2x2,3x3)"]
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,20 @@ class Requantizer:
 
 
 @dataclass(frozen=True)
+class Intermediate:
+    """A narrow register ahead of the accumulator, which sums a few products at a time and wraps.
+
+    Attributes:
+        bits: its width, sign included.
+        products: how many neighbouring products, in the filter's order (row, column, input channel), it sums before the
+            accumulator takes the sum and it starts from zero. Products of zero count (taps outside the image).
+    """
+
+    bits: int
+    products: int
+
+
+@dataclass(frozen=True)
 class Accumulator:
     """The register that sums products and bias.
 
@@ -65,12 +80,14 @@ class Accumulator:
         when: where overflow is looked at: once on the sum plus bias, or after each product, in the filter's
             order (row, column, input channel) with the bias last.
         output_bits: the width that the requantizer reads, saturated to; None for all of `bits`.
+        intermediate: the register that sums groups of products ahead of this one; None: there is none.
     """
 
     bits: int = 32
     overflow: Overflow = "wrap"
     when: Literal["after_bias", "each_step"] = "after_bias"
     output_bits: int | None = None
+    intermediate: Intermediate | None = None
 
 
 @dataclass(frozen=True)
@@ -148,6 +165,10 @@ class Arithmetic:
         lookup: the table unit.
         pad: what the taps outside the image hold: the input's zero point, or code 0.
         host_ops: ops that it says nothing of: its host runs them, as TFLite's reference kernels do.
+        activation_bits: the width of activations in int8 tensors with zero point 0, where that is fewer than 8 bits: what
+            an op writes saturates there. None: codes take all of their tensor's type.
+        winograd: how a CONV_2D of 3 x 3 taps, stride 1 and dilation 1 is computed: in tiles of 2 x 2 outputs, or None:
+            directly. Both give the same codes; the first needs more of the accumulator.
     """
 
     name: str
@@ -159,6 +180,8 @@ class Arithmetic:
     lookup: Lookup = Lookup()
     pad: Literal["zero_point", "zero"] = "zero_point"
     host_ops: tuple[str, ...] = ()
+    activation_bits: int | None = None
+    winograd: Winograd | None = None
 
     def requantizer_of(self, op: str, dtype: str = "", bias: str = "") -> Requantizer:
         """The requantizer of an op by its TFLite name, its input's dtype and its bias's dtype."""

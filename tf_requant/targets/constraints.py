@@ -143,9 +143,52 @@ def requantizers_by_op_name_known_ops(target: "Target") -> bool:
     return not _unknown_requantizers(target)
 
 
+def an_intermediate_register_is_no_wider_than_the_accumulator(target: "Target") -> bool:
+    """An intermediate register of {accumulator.intermediate.bits} bits is wider than the accumulator behind it.
+
+    Got accumulator.bits {accumulator.bits}; narrow accumulator.intermediate.bits, or leave out accumulator.intermediate.
+    """
+    inner = target.accumulator.intermediate
+    return inner is None or inner.bits <= target.accumulator.bits
+
+
+def an_intermediate_register_holds_its_products(target: "Target") -> bool:
+    """An intermediate register of {accumulator.intermediate.bits} bits holds {most_products} products of the largest codes.
+
+    Got accumulator.intermediate.products {accumulator.intermediate.products}, with weight.bits {weight.bits} and
+    activation.bits {activation.bits}; set it to that many at most, or widen accumulator.intermediate.bits.
+    """
+    inner = target.accumulator.intermediate
+    return inner is None or inner.products <= _most_products(target)
+
+
+def groups_reach_the_accumulator_whole(target: "Target") -> bool:
+    """An accumulator behind an intermediate register never sees single products, so it cannot overflow at each.
+
+    Got accumulator.when {accumulator.when}; set it to "after_bias", or leave out accumulator.intermediate.
+    """
+    return target.accumulator.intermediate is None or target.accumulator.when == "after_bias"
+
+
+def winograd_overflows_after_the_bias(target: "Target") -> bool:
+    """Winograd's sums are not those of single products, so its accumulator cannot overflow at each.
+
+    Got accumulator.when {accumulator.when}; set it to "after_bias", or leave out winograd.
+    """
+    return target.winograd is None or target.accumulator.when == "after_bias"
+
+
 def activations_fit_a_tflite_file(target: "Target") -> bool:
-    """A TFLite file holds activations of 8 or 16 bits, but activation.bits is {activation.bits}."""
-    return set(target.activation.bits) <= {8, 16}
+    """A TFLite file holds activations of 2 to 8 bits, in int8, or of 16 bits, but activation.bits is {activation.bits}."""
+    return set(target.activation.bits) <= {*range(2, 9), 16}
+
+
+def narrow_activations_are_symmetric(target: "Target") -> bool:
+    """Activations of fewer than 8 bits have zero point 0, but activation.symmetric is {activation.symmetric}.
+
+    Got activation.bits {activation.bits}; set activation.symmetric to true.
+    """
+    return target.activation.symmetric or min(target.activation.bits) >= 8
 
 
 def weights_fit_a_tflite_file(target: "Target") -> bool:
@@ -262,7 +305,12 @@ CONSTRAINTS: tuple[Callable[["Target"], bool], ...] = (
     pool_tables_belong_to_pools_that_multiply,
     a_pool_table_names_each_window_once,
     requantizers_by_op_name_known_ops,
+    an_intermediate_register_is_no_wider_than_the_accumulator,
+    an_intermediate_register_holds_its_products,
+    groups_reach_the_accumulator_whole,
+    winograd_overflows_after_the_bias,
     activations_fit_a_tflite_file,
+    narrow_activations_are_symmetric,
     weights_fit_a_tflite_file,
     wide_activations_are_symmetric,
     unsigned_codes_have_8_bits,
@@ -294,12 +342,25 @@ def sentence(constraint: Callable[["Target"], bool], target: "Target") -> str:
     document = plain(target)
     document["unknown_sources"] = [path for path in target.sources if not resolves(document, path)]
     document["unknown_requantizers"] = _unknown_requantizers(target)
+    document["most_products"] = _most_products(target)
     return _JsonFormatter().vformat(" ".join((constraint.__doc__ or constraint.__name__).split()), (), document)
 
 
 def _unknown_requantizers(target: "Target") -> list[str]:
     known = schema()["$defs"]["op"]["enum"] if target.requantizer_by_op else []
     return [key for key in target.requantizer_by_op if key.split(":")[0] not in known]
+
+
+def _most_products(target: "Target") -> int:
+    """How many products of the largest codes, zero points off, an intermediate register holds; 0 without one."""
+    inner, x, w = target.accumulator.intermediate, target.activation, target.weight
+    if inner is None:
+        return 0
+    # A difference of two codes of b bits, or a code of which half are negative.
+    whole = not x.symmetric or not x.signed or x.unsigned_after_relu
+    codes = 2 ** max(x.bits) - 1 if whole else 2 ** (max(x.bits) - 1)
+    weights = 2 ** (max(w.bits) - 1) - int(w.narrow) if w.signed else 2 ** max(w.bits) - 1
+    return int((2 ** (inner.bits - 1) - 1) // (codes * weights))
 
 
 def _broken(target: "Target") -> list[str]:

@@ -17,9 +17,11 @@ from tf_requant.numerics.arithmetic import (
     AddStyle,
     Arithmetic,
     AveragePoolStyle,
+    Intermediate,
     Lookup,
     Requantizer,
     Stage,
+    Winograd,
 )
 from tf_requant.numerics.rounding import Rounding
 from tf_requant.targets.constraints import check
@@ -30,7 +32,7 @@ Scale = Literal["any", "power_of_two"]
 
 _FILE_ORDER = (
     "schema_version", "name", "description", "sources", "activation", "weight", "bias", "accumulator", "requantizer",
-    "requantizer_by_op", "add", "average_pool", "lookup", "pad", "ops", "unlisted_ops",
+    "requantizer_by_op", "winograd", "add", "average_pool", "lookup", "pad", "ops", "unlisted_ops",
 )  # fmt: skip
 
 
@@ -39,7 +41,7 @@ class ActivationScheme:
     """How activations are stored.
 
     Attributes:
-        bits: widths that an activation may have.
+        bits: widths that an activation may have; the first is planned with. Fewer than 8 travel in int8.
         signed: whether codes are signed.
         symmetric: whether every zero point is 0 (for an unsigned code kept as int8: -128).
         unsigned_after_relu: whether a tensor that a ReLU leaves non-negative is stored unsigned; it travels as
@@ -129,6 +131,7 @@ class Target:
     average_pool: AveragePoolStyle = AveragePoolStyle()
     lookup: Lookup = Lookup()
     pad: Literal["zero_point", "zero"] = "zero_point"
+    winograd: Winograd | None = None
     unlisted_ops: Literal["host", "refuse"] = "host"
 
     @property
@@ -143,6 +146,8 @@ class Target:
             average_pool=self.average_pool,
             lookup=self.lookup,
             pad=self.pad,
+            activation_bits=self.activation.bits[0] if self.activation.bits[0] < 8 else None,
+            winograd=self.winograd,
         )
 
     def rule(self, op: str) -> OpRule | None:
@@ -174,7 +179,7 @@ class Target:
         for rule in document["ops"].values():
             if rule["dilation"]:
                 del rule["dilation"]
-        return {key: document[key] for key in _FILE_ORDER}
+        return {key: document[key] for key in _FILE_ORDER if key in document}
 
     def derive(self, **changes: Any) -> "Target":
         """A variant: nested changes merge key by key, None deletes a key, anything else replaces.
@@ -273,7 +278,7 @@ def _build(document: Mapping[str, Any]) -> Target:
         "activation": ActivationScheme(**_tuples(full["activation"])),
         "weight": WeightScheme(**_tuples(full["weight"])),
         "bias": BiasScheme(**full.get("bias", {})),
-        "accumulator": Accumulator(**full.get("accumulator", {})),
+        "accumulator": _accumulator(full.get("accumulator", {})),
         "requantizer": _requantizer(full["requantizer"]),
         "requantizer_by_op": {op: _requantizer(section) for op, section in full["requantizer_by_op"].items()},
         "add": AddStyle(**_rounded(full["add"])),
@@ -282,6 +287,11 @@ def _build(document: Mapping[str, Any]) -> Target:
         "ops": {op: OpRule(**rule) for op, rule in full["ops"].items()},
     }
     return Target(**{**full, **built})
+
+
+def _accumulator(section: Mapping[str, Any]) -> Accumulator:
+    inner = section.get("intermediate")
+    return Accumulator(**{**section, "intermediate": None if inner is None else Intermediate(**inner)})
 
 
 def _requantizer(section: Mapping[str, Any]) -> Requantizer:
