@@ -20,6 +20,7 @@ from tests.validation.edits import (
     with_tensors,
 )
 from tf_requant.model.graph import Model
+from tf_requant.pipeline.simulate import checked_model
 from tf_requant.targets import Target, load_target
 from tf_requant.validation.legality import RULES, check_legality
 
@@ -153,6 +154,19 @@ def test_shift_multiplier(layer: Model) -> None:
     # Within the range, but no shift at all.
     verdict = check_legality(with_tensors(layer, {output(layer): scaled(1.5)}), load_target(POW2))
     assert set(broken(verdict)) == {"power_of_two_activations", "shift_multiplier"}
+
+
+def test_narrow_activations_are_planned() -> None:
+    b = builders.Builder()
+    data, table, rectified = b.activation([1, 8], "int8"), b.tensor([1, 8], "int8", 1 / 128), b.tensor([1, 8], "int8", 1 / 128)
+    b.op("TANH", [data], [table])
+    b.op("RELU", [table], [rectified], version=2)
+    model, eight = checked_model(b.finish([data], [rectified])), load_target("nna_sym8")
+    assert check_legality(model, eight).legal and check_legality(model, eight).accelerated == 2
+    # TFLite's TANH fills int8 whatever reads it: in 7 bits it is the host's, and nothing else may read its codes.
+    verdict = check_legality(model, eight.derive(name="seven", activation={"bits": [7]}))
+    assert list(broken(verdict)) == ["narrow_activations_are_planned"] and verdict.accelerated == 1
+    assert "TFLite fixes" in verdict.violations[0] and verdict.violations[0].startswith("op 1 (RELU")
 
 
 def test_every_rule_has_its_test() -> None:

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from tf_requant.model.quant import QuantParams, code_limits
 from tf_requant.numerics.affine import reexpress
 from tf_requant.planning.ranges import ValueRange, recentred
-from tf_requant.planning.schemes import activation_dtype
+from tf_requant.planning.schemes import activation_dtype, activation_limits, is_narrow
 from tf_requant.targets import Target
 
 _CLIPPINGS = np.linspace(0.6, 1.0, 17)
@@ -63,7 +63,7 @@ def limits(target: Target, values: ValueRange) -> tuple[int, int, int]:
     Unsigned codes travel as int8 with zero point -128, which `interface.md` reads as unsigned, zero point 0.
     """
     dtype = activation_dtype(target)
-    bottom, top = (-32767, 32767) if dtype == "int16" else code_limits(dtype)
+    bottom, top = activation_limits(target)
     if dtype == "int8" and target.activation.unsigned_after_relu and values.rectified:
         return bottom, 0, top - bottom
     return 0, bottom, top
@@ -76,7 +76,10 @@ def _symmetric(target: Target, dtype: str, values: ValueRange, gain: float, pinn
     fit = fit or step
     if target.activation.scale == "power_of_two":
         ceiling = np.ceil(np.log2(fit) - 1e-9)
-        scales = 2.0 ** (ceiling + np.array((0,) if pinned else _EXPONENTS))
+        scales = 2.0 ** (ceiling + np.array((0,) if pinned else _exponents(target)))
+    elif is_narrow(target):
+        # The file's type goes beyond the width, so TFLite would not clip there: every value has to fit.
+        scales = np.float32([fit] if pinned or step < fit else [step]).astype(np.float64)
     else:
         # The source's own step first: among equals it wins, and where every value fits it is exact.
         scales = np.float32([fit] if pinned else [step, *(fit * _CLIPPINGS)]).astype(np.float64)
@@ -92,8 +95,13 @@ def least_errors(target: Target, values: ValueRange, gains: NDArray[np.float64])
     steps = values.scale * gains
     fit = values.scale * max(values.high / highest, values.low / lowest if lowest and values.low < 0 else 0)
     ceiling = np.ceil(np.log2((fit or values.scale) * gains) - 1e-9)
-    scales = 2.0 ** (ceiling[:, None] + np.array(_EXPONENTS))
+    scales = 2.0 ** (ceiling[:, None] + np.array(_exponents(target)))
     return _errors(values, steps, scales, lowest, highest).min(1) / gains**2
+
+
+def _exponents(target: Target) -> tuple[int, ...]:
+    """The powers of two to try, relative to the least that clips nothing; TFLite would not clip at a narrow width."""
+    return (0,) if is_narrow(target) else _EXPONENTS
 
 
 def _errors(

@@ -19,6 +19,7 @@ from tf_requant.numerics.affine import reexpress
 from tf_requant.planning.activations import least_errors, limits
 from tf_requant.planning.classes import Partition
 from tf_requant.planning.ranges import ValueRange
+from tf_requant.planning.schemes import is_narrow
 from tf_requant.planning.weights import Histogram
 from tf_requant.targets import Target
 
@@ -99,6 +100,8 @@ def _dictated_gain(target: Target, inside: list[ValueRange], pinned: bool) -> fl
     clamps = [v for v in inside if v.clamp is not None]
     if not clamps:
         return None
+    if is_narrow(target):
+        return 1.0  # TFLite saturates beyond the width's highest code, so RELU6 stays, at real 6
     tops = np.array([v.scale * v.high for v in clamps])
     if np.ptp(tops) > _CLAMP_TOLERANCE * tops.max():
         return 1.0  # two clamps cannot both lie on the highest code: RELU6 stays, at real 6

@@ -6,13 +6,25 @@ import numpy as np
 
 from tf_requant.model.ops import OpInfo
 from tf_requant.model.quant import QuantParams, code_limits
+from tf_requant.numerics.integers import limits
 from tf_requant.targets import Target
 
 
 def activation_dtype(target: Target) -> str:
-    """The integer type that activations take: the target's first width and its signedness."""
-    bits = target.activation.bits[0]
+    """The integer type that activations take in the file: of the target's first width (8 bits for fewer) and signedness."""
+    bits = max(target.activation.bits[0], 8)
     return f"int{bits}" if target.activation.signed else f"uint{bits}"
+
+
+def is_narrow(target: Target) -> bool:
+    """Whether activations have fewer bits than their type in the file, whose kernels saturate at the type's ends only."""
+    return target.activation.bits[0] < 8
+
+
+def activation_limits(target: Target) -> tuple[int, int]:
+    """The lowest and highest code that the target stores of an activation; int16 is symmetric and narrow in TFLite."""
+    bits = target.activation.bits[0]
+    return limits(bits) if is_narrow(target) else zero_point_limits(activation_dtype(target))
 
 
 def weight_dtype(target: Target) -> str:
@@ -49,8 +61,10 @@ def is_power_of_two(scale: np.ndarray) -> np.ndarray:
 
 
 def expressible(target: Target, params: QuantParams) -> bool:
-    """Whether an activation with these parameters may live on the target."""
+    """Whether an activation with these parameters, which a kernel fixes and fills its type with, may live on the target."""
     scheme, zero_point = target.activation, int(params.zero_point[0])
+    if is_narrow(target):
+        return False
     if params.dtype != activation_dtype(target) or params.per_channel:
         return False
     if scheme.symmetric and zero_point != 0:

@@ -48,6 +48,14 @@ def power_of_two_activations(place: Activation) -> Verdicts:
     yield "" if powers_of_two(scale) else f"tensor {place.tensor.name!r} has scale {float(scale[0])!r}, expected a power of two"
 
 
+def narrow_activations_are_planned(place: Activation) -> Verdicts:
+    """No activation is one that a TFLite kernel spreads over all of int8: codes have {activation_bits} bits; files say no more."""
+    producer = place.graph.producers.get(place.index)
+    row = None if producer is None else info(place.graph.ops[producer])
+    fixed = row is not None and row.fixed_params(activation_dtype(place.target)) is not None
+    yield f"tensor {place.tensor.name!r} has parameters that TFLite fixes, for codes of 8 bits" if fixed else ""
+
+
 def equal_parameters(site: Site) -> Verdicts:
     """Tensors between which an op copies raw codes share scale and zero point{tied_ops}."""
     rule = site.target.rule(site.op.code)
@@ -75,6 +83,7 @@ ACTIVATION_RULES: tuple[Rule[Activation], ...] = (
     Rule(activation_scales),
     Rule(activation_zero_point, lambda target: target.activation.symmetric),
     Rule(unsigned_after_relu, lambda target: target.activation.symmetric and target.activation.unsigned_after_relu),
+    Rule(narrow_activations_are_planned, lambda target: target.activation.bits[0] < 8),
     Rule(power_of_two_activations, lambda target: target.activation.scale == "power_of_two"),
 )
 """Checked in this order at every activation that an op on the accelerator touches."""

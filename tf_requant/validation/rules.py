@@ -156,8 +156,8 @@ class Ledger:
 
 
 def activation_dtype(target: Target) -> str:
-    """The type of a target's activations, in numpy's spelling."""
-    return ("int" if target.activation.signed else "uint") + str(target.activation.bits[0])
+    """The type of a target's activations, in numpy's spelling; a file holds fewer than 8 bits in 8."""
+    return ("int" if target.activation.signed else "uint") + str(max(8, target.activation.bits[0]))
 
 
 def weight_dtype(target: Target) -> str:
@@ -194,8 +194,10 @@ def _facts(target: Target) -> dict[str, Any]:
     low, high = weight_limits(target)
     return {
         "bias": target.bias,
+        "weight": target.weight,
         "requantizer": target.requantizer,
         "activation_dtype": activation_dtype(target),
+        "activation_bits": target.activation.bits[0],
         "activation_zero_points": "0, or -128 where its codes are unsigned" if target.activation.unsigned_after_relu else "0",
         "tied_ops": f", and so do those of {tied}" if tied else "",
         "weight_dtype": weight_dtype(target),
