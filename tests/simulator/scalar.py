@@ -24,6 +24,7 @@ from tests.simulator.scalar_site import (
     exponent,
     f32,
     indices,
+    read,
     register,
     requant,
     rescale,
@@ -40,6 +41,9 @@ def accumulate(products: Iterable[int], bias: Codes, o: int, arithmetic: Arithme
     """The register after all products and the bias of output channel o."""
     rule, total = arithmetic.accumulator, 0
     bits = 64 if bias.dtype == "int64" and (rule.bits, rule.overflow) == (32, "wrap") else rule.bits
+    if rule.intermediate is not None:
+        every, size, narrow = list(products), rule.intermediate.products, rule.intermediate.bits
+        products = [register(sum(every[k : k + size]), narrow, "wrap") for k in range(0, len(every), size)]
     for value in products:
         total = register(total + value, bits, rule.overflow) if rule.when == "each_step" else total + value
     total = register(total + (bias.flat[o] if bias.dtype else 0), bits, rule.overflow)
@@ -62,14 +66,13 @@ def multiply(site: Site, data: int, bias: int, terms: Callable[[Index], Iterator
 def conv_2d(site: Site) -> Results:
     """y[n,i,j,o] = sum over the window and the input channels of o's group; filter [o, row, column, channel]."""
     x, w = site.x[:2]
-    share = w.shape[0] // (x.shape[3] // w.shape[3])
+    share, outside = w.shape[0] // (x.shape[3] // w.shape[3]), 0 if site.arithmetic.pad == "zero" else x.z
 
     def terms(index: Index) -> Iterator[tuple[int, int]]:
         n, _, _, o = index
         for k, at, inside in site.taps(w.shape[1:3], index):
-            if inside or site.arithmetic.pad == "zero":
-                for c in range(w.shape[3]):
-                    yield x.at(n, *at, o // share * w.shape[3] + c) if inside else 0, w.at(o, *k, c)
+            for c in range(w.shape[3]):
+                yield x.at(n, *at, o // share * w.shape[3] + c) if inside else outside, w.at(o, *k, c)
 
     return multiply(site, 0, 2, terms)
 
@@ -77,13 +80,12 @@ def conv_2d(site: Site) -> Results:
 def depthwise_conv_2d(site: Site) -> Results:
     """y[n,i,j,o] = sum over the window of channel o / multiplier; filter [1, row, column, o]."""
     x, w = site.x[:2]
-    multiplier = w.shape[3] // x.shape[3]
+    multiplier, outside = w.shape[3] // x.shape[3], 0 if site.arithmetic.pad == "zero" else x.z
 
     def terms(index: Index) -> Iterator[tuple[int, int]]:
         n, _, _, o = index
         for k, at, inside in site.taps(w.shape[1:3], index):
-            if inside or site.arithmetic.pad == "zero":
-                yield x.at(n, *at, o // multiplier) if inside else 0, w.at(0, *k, o)
+            yield x.at(n, *at, o // multiplier) if inside else outside, w.at(0, *k, o)
 
     return multiply(site, 0, 2, terms)
 
@@ -96,9 +98,9 @@ def transpose_conv(site: Site) -> Results:
     def terms(index: Index) -> Iterator[tuple[int, int]]:
         for k in indices(w.shape[1:3]):
             (row, r), (column, c) = (divmod(index[d + 1] + pads[d] - k[d], site.steps[d]) for d in (0, 1))
-            if r == c == 0 and 0 <= row < x.shape[1] and 0 <= column < x.shape[2]:
-                for d in range(w.shape[3]):
-                    yield x.at(index[0], row, column, d), w.at(index[3], *k, d)
+            there = r == c == 0 and 0 <= row < x.shape[1] and 0 <= column < x.shape[2]
+            for d in range(w.shape[3]):
+                yield x.at(index[0], row, column, d) if there else x.z, w.at(index[3], *k, d)
 
     return multiply(site, 2, 3, terms)
 
@@ -178,7 +180,8 @@ def looked_up(site: Site) -> Results:
     """LOGISTIC, TANH, HARD_SWISH: round(f(s * (q - z)) / sy), f in float64, one table entry a code."""
     x, y, unit = site.x[0], site.y, site.arithmetic.lookup
     whole = (unit.entries, unit.interpolation, unit.precision) == (256, "none", "float64")
-    if site.name not in unit.ops or x.dtype == "int16" or not whole:
+    fixed = site.name != "HARD_SWISH" and y.dtype == "int8" and site.arithmetic.activation_bits is not None
+    if site.name not in unit.ops or x.dtype == "int16" or not whole or fixed:
         raise NotImplementedError(site.name)
 
     def f(v: float) -> float:
@@ -254,6 +257,7 @@ KERNELS: dict[Callable[[Site], Results], str] = {
     looked_up: "LOGISTIC TANH HARD_SWISH", pool: "AVERAGE_POOL_2D MAX_POOL_2D", mean: "MEAN",
     dequantized: "DEQUANTIZE", **MOVES,
 }  # fmt: skip
+OPS_WITH_FILTER = dict.fromkeys(("CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV", "FULLY_CONNECTED"), 1)
 OPS = {name: kernel for kernel, names in KERNELS.items() for name in names.split()}
 
 
@@ -280,7 +284,11 @@ def execute(graph: Graph, inputs: Mapping[int, NDArray[Any]], arithmetic: Arithm
         if op.code not in OPS:
             raise NotImplementedError(op.name)
         shells = [codes_of(graph.tensors[t], None) for t in op.outputs]
-        site = Site(op.code, op.attrs, [known[t] if t >= 0 else Codes() for t in op.inputs], shells, arithmetic)
+        x = [known[t] if t >= 0 else Codes() for t in op.inputs]
+        if op.code != "QUANTIZE":
+            filter_ = OPS_WITH_FILTER.get(op.code)
+            x = [codes if k == filter_ else read(codes, arithmetic) for k, codes in enumerate(x)]
+        site = Site(op.code, op.attrs, x, shells, arithmetic)
         for t, flat in zip(op.outputs, OPS[op.code](site), strict=True):
             tensor = graph.tensors[t]
             results[t] = np.array(flat, tensor.dtype).reshape(tensor.shape)

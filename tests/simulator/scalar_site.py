@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from itertools import product
 from typing import Any
@@ -152,6 +152,22 @@ def codes_of(tensor: Tensor, values: NDArray[Any] | None) -> Codes:
     return Codes(tensor.shape, tensor.dtype, *pairs[0], pairs, flat)
 
 
+def held(tensor: Codes, arithmetic: Arithmetic) -> tuple[int, int]:
+    """The codes that a device has of an activation: those of fewer bits in int8 with zero point 0 are its own width's."""
+    bits = arithmetic.activation_bits
+    if bits is None or tensor.dtype != "int8" or tensor.z or len(tensor.channels) > 1:
+        return LIMITS[tensor.dtype]
+    return -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
+
+
+def read(tensor: Codes, arithmetic: Arithmetic) -> Codes:
+    """An activation as the device reads it."""
+    if tensor.dtype not in LIMITS or not tensor.channels:
+        return tensor
+    low, high = held(tensor, arithmetic)
+    return replace(tensor, flat=[clamp(q, low, high) for q in tensor.flat])
+
+
 def indices(shape: Sequence[int]) -> Iterator[Index]:
     """Every index of a shape in row-major order."""
     return product(*map(range, shape))
@@ -176,7 +192,7 @@ class Site:
 
     def bounds(self) -> tuple[int, int]:
         """The lowest and highest code that the type and the activation, fused or the op itself, let through."""
-        low, high = LIMITS[self.y.dtype]
+        low, high = held(self.y, self.arithmetic)
         name = (
             self.name if self.name in REAL_BOUNDS else Activation(self.attrs.get("fused_activation_function", 0)).name
         )

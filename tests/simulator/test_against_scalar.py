@@ -10,7 +10,15 @@ from tests.simulator import scalar
 from tests.simulator.cases import CASES
 from tests.simulator.draw import Draw, random_inputs
 from tf_requant.errors import RequantError
-from tf_requant.numerics.arithmetic import Accumulator, AddStyle, Arithmetic, AveragePoolStyle, Requantizer, Stage
+from tf_requant.numerics.arithmetic import (
+    Accumulator,
+    AddStyle,
+    Arithmetic,
+    AveragePoolStyle,
+    Intermediate,
+    Requantizer,
+    Stage,
+)
 from tf_requant.numerics.rounding import Rounding
 from tf_requant.pipeline.simulate import checked_model
 from tf_requant.simulator.mac import AccumulatorOverflow
@@ -49,12 +57,17 @@ def _variants() -> dict[str, Arithmetic]:
         "saturates at 18 bits in each step": Accumulator(18, "saturate", "each_step"),
         "refuses beyond 17 bits": Accumulator(17, "error"),
         "34 bits, 20 of them read": Accumulator(34, "saturate", "after_bias", 20),
+        "groups of 5 in 16 bits": Accumulator(32, "saturate", intermediate=Intermediate(16, 5)),
+        "groups of 2 in 14 bits, then 18 in each step": Accumulator(18, "saturate", "each_step", None, Intermediate(14, 2)),
     }
     found |= {
         name: replace(NNA, accumulator=a, pad="zero" if "wraps" in name else "zero_point") for name, a in narrow.items()
     }
     table = AveragePoolStyle("reciprocal", 30, Rounding.HALF_UP, ((9, 7, 6), (4, 1, 2)))
     found["pool table"] = replace(NNA, average_pool=table)
+    for bits in (2, 4, 7):
+        found[f"{bits}-bit activations"] = replace(NNA, activation_bits=bits)
+    found["7-bit activations, TFLite's roundings"] = replace(PROFILES["tflite_ref"], activation_bits=7)
     found["float32"] = replace(NNA, requantizer=float32, add=AddStyle("float32"))
     found["float64"] = replace(NNA, requantizer=Requantizer("float64", 0, stages=(Stage("rest", Rounding.HALF_AWAY),)))
     return found

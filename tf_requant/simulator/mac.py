@@ -2,9 +2,11 @@
 
 A layer proves, from its weights, how large any partial sum can become. Below 2^24 the sums of products are exact
 in float32 whatever their order, below 2^53 in float64, and BLAS computes them; beyond, int64 does. What the sums
-then become in the declared register (wrap, saturate) is only looked at where the bound says that it can matter.
+then become in the declared register (wrap, saturate) is only looked at where the bound says that it can matter, and an
+intermediate register, which sums a few products at a time ahead of the accumulator, likewise.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from types import ModuleType
@@ -36,6 +38,7 @@ class Weights:
         pad: the code that a tap outside the image holds.
         dtype: of the input codes.
         turned: whether the taps lie in the reverse of the filter's order (TRANSPOSE_CONV).
+        bits: the width of the input codes, where it is less than their type's.
     """
 
     filter: NDArray[np.integer[Any]]
@@ -44,6 +47,29 @@ class Weights:
     pad: int
     dtype: str
     turned: bool = False
+    bits: int | None = None
+
+    @cached_property
+    def codes(self) -> tuple[int, int]:
+        """The lowest and the highest input code."""
+        return code_limits(self.dtype) if self.bits is None else limits(self.bits)
+
+    @cached_property
+    def reach(self) -> int:
+        """The largest |x - z| of any input code."""
+        return max(abs(code - self.zero_point) for code in self.codes)
+
+    @cached_property
+    def order(self) -> NDArray[np.int64]:
+        """The products of an output in the filter's order, as places in a window: int64[taps * inputs]."""
+        steps = np.arange(self.filter.shape[0] * self.filter.shape[1]).reshape(self.filter.shape[:2])
+        return np.asarray((steps[::-1] if self.turned else steps).reshape(-1))
+
+    def worst_group(self, products: int) -> int:
+        """The largest |sum of (x - z) w| over any group of that many neighbouring products, its partial sums included."""
+        size = np.abs(self.filter.reshape(-1, self.filter.shape[2])[self.order].astype(np.int64))
+        sums = np.add.reduceat(size, np.arange(0, max(len(size), 1), products), axis=0) if size.size else size
+        return int(sums.max(initial=0)) * self.reach
 
     @cached_property
     def absolute(self) -> NDArray[np.int64]:
@@ -53,7 +79,7 @@ class Weights:
     @cached_property
     def raw_bound(self) -> NDArray[np.int64]:
         """The largest |sum of code * w|, every partial sum included, int64[outputs]."""
-        low, high = code_limits(self.dtype)
+        low, high = self.codes
         return self.absolute * max(abs(low), abs(high))
 
     @cached_property
@@ -64,9 +90,7 @@ class Weights:
     @cached_property
     def worst_case(self) -> int:
         """The largest |sum (x - z) w + b| of any input."""
-        low, high = code_limits(self.dtype)
-        reach = max(abs(low - self.zero_point), abs(high - self.zero_point))
-        return max((int(a) * reach + abs(int(b)) for a, b in zip(self.absolute, self.bias)), default=0)
+        return max((int(a) * self.reach + abs(int(b)) for a, b in zip(self.absolute, self.bias)), default=0)
 
     @cached_property
     def precision(self) -> Any:
@@ -113,9 +137,12 @@ class Layer:
         fits = weights.worst_case <= limits(min(accumulator.bits, accumulator.output_bits or accumulator.bits))[1]
         self.overflows = not fits
         self.stepwise = accumulator.when == "each_step" and weights.worst_case > limits(accumulator.bits)[1]
+        inner = accumulator.intermediate
+        # Beyond the proof only: groups that cannot wrap sum to what the products sum to.
+        self.grouped = inner is not None and weights.worst_group(inner.products) > limits(inner.bits)[1]
         self.screen: Any = None
         self.fast: ModuleType | None = None
-        if fits and observation is None and weights.precision is not np.int64:
+        if fits and not self.grouped and observation is None and weights.precision is not np.int64:
             self._quicken(fast)
 
     def _quicken(self, fast: ModuleType | None) -> None:
@@ -129,6 +156,11 @@ class Layer:
                 self.screen = Screen.of(stage, bias, bound, precision)
                 if self.screen is not None:
                     return
+
+    @property
+    def ordered(self) -> bool:
+        """Whether a register can overflow on the way, so that the order of the products decides their sum."""
+        return self.stepwise or self.grouped
 
     @property
     def precision(self) -> Any:
@@ -174,7 +206,7 @@ class Layer:
         if self.overflows:
             total = self.register(total)
         if self.observation is not None:
-            self.observation.codes(total, self.stage, code_limits(self.stage.dtype))
+            self.observation.codes(total, self.stage)
         out[...] = self.stage.exact(total)
 
     def register(self, total: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -182,8 +214,8 @@ class Layer:
         held = hold(total, self.accumulator)
         return held if self.accumulator.output_bits is None else saturate(held, self.accumulator.output_bits)
 
-    def stepwise_sums(self, windows: NDArray[Any]) -> NDArray[np.int64]:
-        """The sums of an accumulator that overflows at each product, in the filter's order, the bias last.
+    def ordered_sums(self, windows: NDArray[Any]) -> NDArray[np.int64]:
+        """The sums of registers that overflow on the way, in the filter's order, the bias last.
 
         Args:
             windows: codes [n, taps * inputs].
@@ -193,14 +225,41 @@ class Layer:
         """
         weights = self.weights
         matrix = weights.filter.reshape(-1, weights.filter.shape[2])
-        held = np.zeros((windows.shape[0], matrix.shape[1]), np.int64)
-        steps = np.arange(matrix.shape[0]).reshape(weights.filter.shape[:2])
-        for step in (steps[::-1] if weights.turned else steps).reshape(-1):
-            held = self.add(held, (windows[:, step, None].astype(np.int64) - weights.zero_point) * matrix[step])
-        return self.add(held, weights.bias)
+
+        def product(step: int) -> NDArray[np.int64]:
+            return (windows[:, step, None].astype(np.int64) - weights.zero_point) * matrix[step]
+
+        return self.add(self.in_order(product, (windows.shape[0], matrix.shape[1])), weights.bias)
+
+    def in_order(self, product: Callable[[int], NDArray[np.int64]], shape: tuple[int, ...]) -> NDArray[np.int64]:
+        """The accumulator after all products: one by one, or a group at a time out of the intermediate register.
+
+        Args:
+            product: a place in the window -> the products there, int64 of `shape`.
+            shape: of the sums.
+
+        Returns:
+            int64 of `shape`, without the bias.
+        """
+        held, inner, order = np.zeros(shape, np.int64), self.accumulator.intermediate, self.weights.order
+        if inner is None:
+            for step in order:
+                held = self.add(held, product(step))
+            return held
+        for start in range(0, len(order), inner.products):
+            group = np.zeros(shape, np.int64)
+            for step in order[start : start + inner.products]:
+                group += product(step)
+            kept = wrap(group, inner.bits)
+            if self.observation is not None:
+                self.observation.overflowed += int((kept != group).sum())
+            held = self.add(held, kept)
+        return held
 
     def add(self, held: NDArray[np.int64], term: NDArray[np.int64]) -> NDArray[np.int64]:
-        """One step of a register that overflows in each: counted before it holds the sum."""
+        """One step of the accumulator; where it overflows in each, the sum is counted before it is held."""
+        if not self.stepwise:
+            return held + term
         total = held + term
         if self.observation is not None:
             self.observation.sums(total, self.accumulator.bits)
@@ -210,11 +269,11 @@ class Layer:
         """Writes the codes of whole windows.
 
         Args:
-            windows: codes [n, taps * inputs], in `precision` or, for a stepwise register, any integer type.
+            windows: codes [n, taps * inputs], in `precision` or, for ordered sums, any integer type.
             out: codes [n, outputs].
         """
-        if self.stepwise:
-            self.finish_exact(self.stepwise_sums(windows), out)
+        if self.ordered:
+            self.finish_exact(self.ordered_sums(windows), out)
         else:
             self.finish(np.matmul(windows, self.matrix), out)
 

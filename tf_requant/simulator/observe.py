@@ -19,8 +19,8 @@ class Observation:
         op_index: where it stands.
         output: the tensor that it writes.
         elements: output codes computed.
-        saturated: how many of them left their type's range before the clamp (a fused activation's clamp inside
-            the range is no saturation).
+        saturated: how many of them left their type's range, or the arithmetic's width, before the clamp (a fused
+            activation's clamp inside the range is no saturation).
         ties: how many lay exactly between two codes when they were rounded for the last time.
         overflowed: how many sums did not fit the accumulator.
         register_bits: the accumulator's width; None for an op that has no accumulator.
@@ -70,15 +70,14 @@ class Observation:
         self.elements += free.size
         self.saturated += int(((free < low) | (free > high)).sum())
 
-    def codes(self, accumulator: NDArray[np.int64], stage: OutputStage, limits_of_type: tuple[int, int]) -> None:
+    def codes(self, accumulator: NDArray[np.int64], stage: OutputStage) -> None:
         """Counts what the last rounding and the clamp do to accumulators, int64[..., C]."""
         free = stage.rescale.apply(accumulator) + stage.zero_point
-        low, high = limits_of_type
         self.elements += free.size
         if not stage.meant[0]:
-            self.saturated += int((free < low).sum())
+            self.saturated += int((free < stage.low).sum())
         if not stage.meant[1]:
-            self.saturated += int((free > high).sum())
+            self.saturated += int((free > stage.high).sum())
         self.ties += int(is_tie(accumulator, stage.rescale).sum())
 
 

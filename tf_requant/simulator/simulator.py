@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from tf_requant.errors import RequantError, UnsupportedOpError, UsageError
 from tf_requant.model.graph import Graph
+from tf_requant.model.ops import info
 from tf_requant.model.quant import code_limits
 from tf_requant.numerics.arithmetic import Arithmetic
 from tf_requant.simulator.engine import Engine, compiled
@@ -16,7 +17,7 @@ from tf_requant.simulator.mac import AccumulatorOverflow
 from tf_requant.simulator.observe import Observation
 from tf_requant.simulator.ops import KERNELS
 from tf_requant.simulator.profiles import TFLITE_REF
-from tf_requant.simulator.site import CannotRun, Kernel, Site
+from tf_requant.simulator.site import Arrays, CannotRun, Kernel, Site, is_narrow
 
 ExecuteHost = Callable[[Graph, int, Sequence[NDArray[Any] | None]], Sequence[NDArray[Any]]]
 """(graph, op index, the op's inputs) -> its outputs: runs what no accelerator computes."""
@@ -119,7 +120,8 @@ class Simulator:
                 raise CannotRun(f"{self.arithmetic.name!r} does not define it")
             if index in self._left_to_host:
                 raise CannotRun(self._left_to_host[index])
-            return prepare(Site(self.graph, index, self.arithmetic, observation, self._fast)), Placed(index, "device")
+            site = Site(self.graph, index, self.arithmetic, observation, self._fast)
+            return narrowed(site, prepare(site)), Placed(index, "device")
         except CannotRun as why:
             reason = str(why)
         try:
@@ -229,6 +231,34 @@ class Simulator:
             raise UsageError(
                 f"{self.graph.where(position)}: its inputs of shapes {shapes} do not fit: {error}"
             ) from error
+
+
+def narrowed(site: Site, kernel: Kernel) -> Kernel:
+    """The kernel of an op of a device whose codes are narrower than their tensors' type: what it reads saturates first.
+
+    So codes of a graph input or of a constant that the device cannot hold never get further, and what only moves codes
+    writes none beyond the width. QUANTIZE is how wider codes come in, and reads them whole.
+
+    Raises:
+        CannotRun: TFLite fixes the op's output so that its codes need all of int8.
+    """
+    arithmetic, row = site.arithmetic, info(site.op)
+    if arithmetic.activation_bits is None:
+        return kernel
+    if row is None:
+        raise CannotRun(f"nothing is known of its codes in {arithmetic.activation_bits} bits")
+    if any(site.graph.tensors[t].dtype == "int8" for t in site.op.outputs) and row.fixed_params("int8") is not None:
+        raise CannotRun(f"TFLite fixes its output for codes of 8 bits, and it has {arithmetic.activation_bits}")
+    bounds = {
+        position: site.limits(tensor)
+        for position, tensor in enumerate(site.inputs)
+        if tensor is not None and position != row.filter and is_narrow(tensor, arithmetic) and site.op.code != "QUANTIZE"
+    }
+
+    def run(arrays: Arrays) -> Sequence[NDArray[Any]]:
+        return kernel([a.clip(*bounds[i]) if i in bounds and a is not None else a for i, a in enumerate(arrays)])
+
+    return run if bounds else kernel
 
 
 def checked_input(graph: Graph, index: int, codes: NDArray[Any]) -> NDArray[Any]:

@@ -13,6 +13,7 @@ from tf_requant.model.ops import Activation, fused_activation
 from tf_requant.model.quant import QuantParams, code_limits
 from tf_requant.numerics.arithmetic import Arithmetic, Requantizer
 from tf_requant.numerics.fixed_point import NotExpressible, Rescale, scale_ratio
+from tf_requant.numerics.integers import limits
 from tf_requant.numerics.output_stage import BLOCK, FLOAT64_EXACT, OutputStage, Screen
 from tf_requant.numerics.rounding import Rounding, round_real
 from tf_requant.simulator.observe import Observation
@@ -128,8 +129,12 @@ class Site:
         """
         return rescale_of(scale_ratio(tuple(inputs), output, requantizer), requantizer)
 
+    def limits(self, tensor: Tensor) -> tuple[int, int]:
+        """The lowest and highest code that the device holds of an activation: where everything that it computes saturates."""
+        return held_limits(tensor, self.arithmetic)
+
     def stage(self, rescale: Rescale, position: int = 0, activation: Activation | None = None) -> OutputStage:
-        """The output stage of an output: its zero point, its type's limits and the fused activation.
+        """The output stage of an output: its zero point, the limits of its codes and the fused activation.
 
         Args:
             rescale: what it rounds with.
@@ -138,7 +143,7 @@ class Site:
         """
         tensor = self.output(position)
         bounds = activation_bounds(fused_activation(self.op) if activation is None else activation, tensor)
-        low, high = code_limits(tensor.dtype)
+        low, high = self.limits(tensor)
         meant = (bounds[0] >= low, bounds[1] <= high)
         return OutputStage(rescale, point(tensor), max(low, bounds[0]), min(high, bounds[1]), tensor.dtype, meant)
 
@@ -168,8 +173,22 @@ class Site:
     def finish(self, accumulator: NDArray[np.int64], stage: OutputStage) -> NDArray[Any]:
         """The codes of whole accumulators of any shape, per tensor, counted if asked."""
         if self.observation is not None:
-            self.observation.codes(accumulator, stage, code_limits(stage.dtype))
+            self.observation.codes(accumulator, stage)
         return stage.exact(accumulator)
+
+
+def is_narrow(tensor: Tensor, arithmetic: Arithmetic) -> bool:
+    """Whether a device holds fewer bits of this activation than its type: int8 with zero point 0, which a file tells by alone."""
+    quant = tensor.quant
+    if arithmetic.activation_bits is None or tensor.dtype != "int8" or quant is None or quant.per_channel:
+        return False
+    return int(quant.zero_point[0]) == 0
+
+
+def held_limits(tensor: Tensor, arithmetic: Arithmetic) -> tuple[int, int]:
+    """The lowest and highest code that a device holds of an activation."""
+    bits = arithmetic.activation_bits
+    return limits(bits) if bits is not None and is_narrow(tensor, arithmetic) else code_limits(tensor.dtype)
 
 
 def rescale_of(ratio: Any, requantizer: Requantizer) -> Rescale:

@@ -86,7 +86,7 @@ def real_table(
 ) -> NDArray[Any]:
     """`real_function` in a given precision and rounding: codes of any shape -> output codes, counted if asked."""
     source, target = site.input(), site.output()
-    limits = code_limits(target.dtype)
+    limits = site.limits(target)
     centered = codes.astype(np.int64) - point(source)
     if precision == "float64":
         real = function(centered * np.float64(scale(source))) / np.float64(scale(target))

@@ -60,7 +60,7 @@ def _image(codes: NDArray[Any], layer: Layer, geometry: Geometry, out: NDArray[A
     """One image and one group, by blocks of rows: [H, W, inputs] -> [rows, columns, outputs]."""
     rows, columns = geometry.output
     outputs = out.shape[2]
-    dtype = layer.weights.dtype if layer.stepwise else layer.precision
+    dtype = layer.weights.dtype if layer.ordered else layer.precision
     if geometry.kernel == (1, 1) and geometry.stride == (1, 1) and codes.shape[:2] == geometry.output:
         flat, width = codes.reshape(rows * columns, -1), codes.shape[2]
         step = layer.rows(width, outputs)

@@ -64,7 +64,7 @@ def _image(codes: NDArray[Any], layer: Layer, geometry: Geometry, out: NDArray[A
         padded = geometry.pad(codes, layer.weights.pad, codes.dtype)
         layer.fast.depthwise(padded, layer.weights.filter[:, 0].astype(np.int32), geometry, layer.screen, out)
         return
-    dtype = np.int64 if layer.stepwise else layer.precision
+    dtype = np.int64 if layer.ordered else layer.precision
     padded = geometry.pad(codes, layer.weights.pad, codes.dtype)
     taps = layer.weights.filter[:, 0]
     # Weights laid along a whole row, so that the innermost loop is long even for few channels.
@@ -76,9 +76,9 @@ def _image(codes: NDArray[Any], layer: Layer, geometry: Geometry, out: NDArray[A
         # Only these rows leave the codes' own type.
         phases = _phases(geometry.slab(padded, start, count).astype(dtype), geometry.stride[1])
         target = out[start : start + count].reshape(-1, channels)
-        if layer.stepwise:
+        if layer.ordered:
             every = [_tap(phases, geometry, t, count).reshape(-1) for t in range(len(taps))]
-            _stepwise(np.stack(every, axis=1), layer, target)
+            _ordered(np.stack(every, axis=1), layer, target)
             continue
         for t, row in enumerate(weights):
             part = _tap(phases, geometry, t, count).reshape(count, lane)
@@ -106,10 +106,12 @@ def _tap(phases: list[NDArray[Any]], geometry: Geometry, tap: int, count: int) -
     return lines[:, offset * channels : (offset + geometry.output[1]) * channels]
 
 
-def _stepwise(windows: NDArray[Any], layer: Layer, out: NDArray[Any]) -> None:
-    """An accumulator that overflows at each product: windows [n * channels, taps]."""
-    channels = out.shape[1]
-    held = np.zeros(windows.shape[0], np.int64)
-    for t, row in enumerate(layer.weights.filter[:, 0]):
-        held = layer.add(held, (windows[:, t] - layer.weights.zero_point) * np.tile(row, len(held) // channels))
+def _ordered(windows: NDArray[Any], layer: Layer, out: NDArray[Any]) -> None:
+    """Registers that overflow on the way: windows [n * channels, taps]."""
+    channels, taps = out.shape[1], layer.weights.filter[:, 0]
+
+    def product(step: int) -> NDArray[np.int64]:
+        return np.asarray((windows[:, step] - layer.weights.zero_point) * np.tile(taps[step], len(windows) // channels))
+
+    held = layer.in_order(product, (windows.shape[0],))
     layer.finish_exact(layer.add(held.reshape(-1, channels), layer.weights.bias), out)

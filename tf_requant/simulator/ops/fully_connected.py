@@ -49,6 +49,6 @@ def connect(codes: NDArray[Any], layer: Layer) -> NDArray[Any]:
     step = layer.rows(inputs, outputs)
     for start in range(0, len(codes), step):
         block = codes[start : start + step]
-        layer.from_windows(block if layer.stepwise else block.astype(layer.precision), result[start : start + step])
+        layer.from_windows(block if layer.ordered else block.astype(layer.precision), result[start : start + step])
     layer.settle()
     return result

@@ -22,7 +22,7 @@ def prepare(site: Site) -> Kernel:
     site.codes(data, target, dtypes=("uint8", "int8"))
     if "HARD_SWISH" in site.arithmetic.lookup.ops:
         return unary(site, real_function(site, real))
-    return unary(site, lambda codes: fixed_point(codes, data, target))
+    return unary(site, lambda codes: np.asarray(fixed_point(codes, data, target).clip(*site.limits(target))))
 
 
 def real(x: NDArray[Any]) -> NDArray[Any]:
