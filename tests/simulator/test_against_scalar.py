@@ -65,6 +65,7 @@ def _variants() -> dict[str, Arithmetic]:
     }
     table = AveragePoolStyle("reciprocal", 30, Rounding.HALF_UP, ((9, 7, 6), (4, 1, 2)))
     found["pool table"] = replace(NNA, average_pool=table)
+    found["in tiles"] = replace(NNA, accumulator=Accumulator(48, "saturate"), winograd="F(2x2,3x3)")
     for bits in (2, 4, 7):
         found[f"{bits}-bit activations"] = replace(NNA, activation_bits=bits)
     found["7-bit activations, TFLite's roundings"] = replace(PROFILES["tflite_ref"], activation_bits=7)

@@ -168,7 +168,8 @@ class Arithmetic:
         activation_bits: the width of activations in int8 tensors with zero point 0, where that is fewer than 8 bits: what
             an op writes saturates there. None: codes take all of their tensor's type.
         winograd: how a CONV_2D of 3 x 3 taps, stride 1 and dilation 1 is computed: in tiles of 2 x 2 outputs, or None:
-            directly. Both give the same codes; the first needs more of the accumulator.
+            directly. Both give the same codes; the first needs more of the accumulator, which takes its products one by
+            one: they are too large for an intermediate register.
     """
 
     name: str

@@ -1,15 +1,17 @@
 """CONV_2D: a window's products summed over rows, columns and input channels; grouped where the filter is narrower."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tf_requant.model.geometry import Geometry
+from tf_requant.model.geometry import Geometry, dilations, strides
 from tf_requant.model.graph import Tensor
 from tf_requant.simulator.filters import bias_codes, channels, filter_codes, geometry, layer_of, operands, stage_of
 from tf_requant.simulator.mac import Layer
 from tf_requant.simulator.site import Arrays, CannotRun, Kernel, Site
+from tf_requant.simulator.winograd import Winograd
 
 
 def prepare(site: Site) -> Kernel:
@@ -17,22 +19,32 @@ def prepare(site: Site) -> Kernel:
     data, weights, bias = operands(site, bias=2)
     geometry_of = geometry(site)
     layers = _groups(site, weights, bias, data) if weights.data is not None else None
+    transformed = [Winograd(layer) for layer in layers] if layers is not None and _in_tiles(site, weights) else None
 
     def run(arrays: Arrays) -> list[NDArray[Any]]:
         image, kernel = arrays[0], arrays[1]
         groups = layers or _groups(site, weights.with_(data=kernel), bias, data)
-        return [convolve(image, groups, geometry_of(image.shape, (kernel.shape[1], kernel.shape[2])))]
+        return [convolve(image, groups, geometry_of(image.shape, (kernel.shape[1], kernel.shape[2])), transformed)]
 
     return run
 
 
-def convolve(codes: NDArray[Any], groups: list[Layer], geometry: Geometry) -> NDArray[Any]:
+def _in_tiles(site: Site, weights: Tensor) -> bool:
+    """Whether the device computes this one by Winograd's transform; of a filter that is computed itself it has none."""
+    square = weights.shape[1:3] == (3, 3) and strides(site.op) == (1, 1) and dilations(site.op) == (1, 1)
+    return site.arithmetic.winograd is not None and square
+
+
+def convolve(
+    codes: NDArray[Any], groups: list[Layer], geometry: Geometry, transformed: Sequence[Winograd] | None = None
+) -> NDArray[Any]:
     """The integer core.
 
     Args:
         codes: [N, H, W, inputs].
         groups: one layer for each group of channels, each with filter [taps, inputs / groups, outputs / groups].
         geometry: where the window falls.
+        transformed: the groups' transforms, where they are computed in tiles.
 
     Returns:
         codes [N, rows, columns, outputs].
@@ -46,11 +58,12 @@ def convolve(codes: NDArray[Any], groups: list[Layer], geometry: Geometry) -> ND
             width = layer.weights.filter.shape[1]
             part = image if len(groups) == 1 else image[:, :, number * width : (number + 1) * width]
             last = first + layer.weights.filter.shape[2]
-            if len(groups) == 1:
-                _image(part, layer, geometry, out)
+            whole = out if len(groups) == 1 else np.empty((rows, columns, last - first), out.dtype)
+            if transformed is not None:
+                transformed[number].image(part, geometry, whole)
             else:
-                whole = np.empty((rows, columns, last - first), out.dtype)
                 _image(part, layer, geometry, whole)
+            if whole is not out:
                 out[:, :, first:last] = whole
             first = last
     return result
