@@ -23,6 +23,7 @@ import tf_requant
 from tf_requant.model.verify import check
 from tf_requant.pipeline.correct import Corrector
 from tf_requant.pipeline.source import load_source
+from tf_requant.pipeline.width_errors import WidthErrors
 from tf_requant.pipeline.widths import Search
 from tf_requant.planning.planner import plan_model
 from tf_requant.rewrite.rewriter import apply
@@ -81,7 +82,7 @@ def _correlate(source: Any, target: Any, calibration: Any) -> None:
     corrector = Corrector(
         model, target, (), False, lambda c, t: plan_model(model, target, None, c, t), lambda m, p: check(apply(m, p))
     )
-    search = Search(corrector, WIDTHS, replace(calibration, noise={}))
+    search = Search(WidthErrors(corrector, WIDTHS, replace(calibration, noise={})))
     search.run(0.75)
     rng = np.random.default_rng(0)
     plans = [search.within(share) for share in np.linspace(0.52, 0.98, PLANS)]
@@ -90,7 +91,7 @@ def _correlate(source: Any, target: Any, calibration: Any) -> None:
         near = search.within(float(rng.uniform(0.52, 0.98)))
         plans.append({i: int(rng.choice(WIDTHS)) if rng.random() < 0.2 else b for i, b in near.items()})
     for name, some in (("on the frontier", plans[:PLANS]), ("around it", plans[PLANS:]), ("all", plans)):
-        ranks = [np.argsort(np.argsort([f(p) for p in some])) for f in (search.predicted, search.measured)]
+        ranks = [np.argsort(np.argsort([f(p) for p in some])) for f in (search.predicted, search.layers.measured)]
         print(f"rank correlation of predicted and measured error, {len(some)} plans {name}: {np.corrcoef(*ranks)[0, 1]:.3f}")
 
 

@@ -5,7 +5,7 @@ import pytest
 from numpy.typing import NDArray
 
 from tf_requant.calibration.moments import Moments, PairedMoments
-from tf_requant.corrections.gptq import compensated
+from tf_requant.corrections.gptq import compensated, within
 
 Places = NDArray[np.float32]
 FLOAT32 = 2e-5
@@ -134,4 +134,4 @@ def test_inputs_that_hardly_move_have_a_covariance_that_gptq_can_invert(value: i
     found = moments.centred().xx
     assert np.linalg.eigvalsh(found).min() > -1e-3
     wanted = np.array([[[0.4] * 9]] * 2)
-    assert np.abs(compensated(wanted, found, -127, 127) - wanted).max() <= 1
+    assert np.abs(compensated(wanted, found, within(-127, 127)) - wanted).max() <= 1

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from tf_requant.calibration.moments import Moments
 from tf_requant.corrections.filters import Choice, Layer, choose
-from tf_requant.corrections.gptq import compensated
+from tf_requant.corrections.gptq import compensated, within
 
 Matrix = NDArray[np.float64]
 ALL = frozenset({"scale_search", "gptq", "error_folding"})
@@ -75,7 +75,7 @@ def test_together_the_methods_are_at_least_as_good_as_each(shape: tuple[int, int
 def test_nothing_is_chosen_where_the_planned_codes_judge_best(shape: tuple[int, int, int]) -> None:
     random = np.random.default_rng(1)
     plain, both = drawn(1, shape), moments(random, shape[0], shape[2])
-    best = compensated(plain.wanted, both.xx, -127, 127)
+    best = compensated(plain.wanted, both.xx, within(-127, 127))
     layer = Layer(plain.wanted, best, (-127, 127), False, True)
     assert choose(layer, both, both, frozenset({"gptq"})) is None
     assert choose(plain, both, both, frozenset({"gptq"})) is not None

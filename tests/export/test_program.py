@@ -26,8 +26,9 @@ from tf_requant.export.moves import _copy
 from tf_requant.export.program import ElementType, Program
 from tf_requant.numerics.arithmetic import Arithmetic
 from tf_requant.numerics.rounding import Rounding
+from tf_requant.pipeline.export import export
 from tf_requant.pipeline.simulate import checked_model
-from tf_requant.sample import model_path
+from tf_requant.sample import evaluation_path, model_path
 from tf_requant.simulator.profiles import NNA, TFLITE_REF
 from tf_requant.simulator.simulator import Simulator
 from tf_requant.targets import load_target
@@ -283,3 +284,32 @@ def test_no_number_of_a_program_is_a_numpy_scalar() -> None:
 
 def test_the_bindings_need_no_newer_flatbuffers_than_the_package_asks_for() -> None:
     assert tuple(map(int, flatbuffers.__version__.split(".")[:2])) >= (24, 3)
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4])
+def test_a_codebook_is_written_with_packed_indices_that_decode_to_the_codes(bits: int) -> None:
+    target = load_target("nna_sym8_per_channel").derive(name="coded", weight={"codebook": bits})
+    result = tf_requant.requantize(model_path(), target)
+    program = from_bytes(export(result, target, np.load(evaluation_path())["images"][:1], samples=1).program_bytes)
+    graph, seen = result.model.main, 0
+    for tensor, written in zip(graph.tensors, program.tensors):
+        if not written.codebook:
+            assert written.indices == 0
+            continue
+        # Decoded as the schema says, bit by bit.
+        packed = program.buffers[written.indices].data
+        stream = [packed[n >> 3] >> (n & 7) & 1 for n in range(tensor.data.size * written.bits)]
+        places = [sum(stream[i * written.bits + b] << b for b in range(written.bits)) for i in range(tensor.data.size)]
+        assert [written.codebook[p] for p in places] == tensor.data.reshape(-1).tolist()
+        assert written.bits <= bits and len(written.codebook) <= 2**bits
+        assert len(packed) == -(-tensor.data.size * written.bits // 8)
+        seen += 1
+    assert seen == 17
+
+
+def test_narrow_weights_are_written_with_their_width() -> None:
+    target = load_target("nna_sym8_per_channel").derive(name="narrow", weight={"bits": [8, 5]})
+    result = tf_requant.requantize(model_path(), target, bits=5)
+    program = export(result, target, np.load(evaluation_path())["images"][:1], samples=1).program
+    filters = {op.inputs[1] for op in result.model.main.ops if op.code in ("CONV_2D", "DEPTHWISE_CONV_2D")}
+    assert {program.tensors[t].bits for t in filters} == {5}

@@ -12,6 +12,7 @@ from tf_requant.errors import UsageError
 from tf_requant.io import tflite
 from tf_requant.model.verify import check
 from tf_requant.pipeline.correct import Corrector
+from tf_requant.pipeline.width_errors import WidthErrors
 from tf_requant.pipeline.widths import Search
 from tf_requant.planning.planner import plan_model
 from tf_requant.rewrite.rewriter import apply
@@ -34,7 +35,7 @@ def search(state: Path | None = None, widths: tuple[int, ...] = WIDTHS) -> Searc
     corrector = Corrector(
         source, MIXED, (), False, lambda c, t: plan_model(source, MIXED, None, c, t), lambda m, p: check(apply(m, p))
     )
-    return Search(corrector, widths, calibration(), state)
+    return Search(WidthErrors(corrector, widths, calibration(), state))
 
 
 @cache
@@ -77,14 +78,14 @@ def test_predicted_and_measured_errors_rank_plans_alike() -> None:
     one, rng = search(), np.random.default_rng(0)
     plans = [one.within(share) for share in np.linspace(0.52, 0.95, 8)]
     plans += [{i: int(rng.choice(WIDTHS)) if rng.random() < 0.3 else b for i, b in plan.items()} for plan in plans]
-    ranks = [np.argsort(np.argsort([measure(p) for p in plans])) for measure in (one.predicted, one.measured)]
+    ranks = [np.argsort(np.argsort([measure(p) for p in plans])) for measure in (one.predicted, one.layers.measured)]
     assert np.corrcoef(*ranks)[0, 1] >= 0.8
 
 
 def test_what_a_layer_loses_is_what_the_model_with_that_layer_loses() -> None:
     """One layer at four bits, put together anew and run whole: the same error as was measured on the branch."""
-    one = search()
-    plan = one.within(1.0)
+    whole = search()
+    plan, one = whole.within(1.0), whole.layers
     origin = sorted(one.elements)[3]
     graph = one.result.main
     (index,) = [i for i, o in one._pass.pairs().items() if o == origin]
@@ -114,21 +115,21 @@ def test_a_search_that_was_broken_off_goes_on(tmp_path: Path) -> None:
     held = json.loads(state.read_text())
     kept = dict(list(held["errors"].items())[:4])
     state.write_text(json.dumps({**held, "errors": kept}))
-    again = search(state)
+    again = search(state).layers
     asked: list[int] = []
     measure = again._relative
     again._relative = lambda *a: asked.append(1) or measure(*a)  # type: ignore[method-assign]
-    again._measure()
+    again.measure()
     missing = sum(len([b for b in WIDTHS if b != 8]) for i in again.elements if str(i) not in kept)
     assert len(asked) == missing < 3 * len(again.elements)
-    assert again.run(0.7).bits == whole.bits
+    assert Search(again).run(0.7).bits == whole.bits
 
 
 def test_another_models_state_is_measured_anew(tmp_path: Path) -> None:
     state = tmp_path / "search.json"
     state.write_text(json.dumps({"key": "other", "errors": {"0": {"4": 99.0}}}))
-    one = search(state)
-    one._measure()
+    one = search(state).layers
+    one.measure()
     assert one.errors[0][4] < 1
 
 

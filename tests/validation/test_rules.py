@@ -19,7 +19,7 @@ from tests.validation.edits import (
     scaled,
     with_tensors,
 )
-from tf_requant.model.graph import Model
+from tf_requant.model.graph import Model, Tensor
 from tf_requant.pipeline.simulate import checked_model
 from tf_requant.targets import Target, load_target
 from tf_requant.validation.legality import RULES, check_legality
@@ -97,6 +97,18 @@ def test_weight_zero_point(layer: Model) -> None:
 
 def test_weight_range(layer: Model) -> None:
     assert_only("weight_range", LAYERS, "hold codes -128..", layer, {operand(layer, FILTER): first_code(-128)})
+
+
+def test_weight_codebook() -> None:
+    coded = load_target(POW2).derive(name="coded", weight={"codebook": 2})
+    layer = one_layer(coded)
+
+    def fifth(tensor: Tensor) -> Tensor:
+        codes = tensor.data.copy()
+        codes.flat[:5] = (-50, -20, 0, 20, 50)
+        return tensor.with_(data=codes)
+
+    assert_only("weight_codebook", LAYERS, "different codes, expected at most 4", layer, {operand(layer, FILTER): fifth}, coded)
 
 
 def test_weight_scales(layer: Model) -> None:

@@ -7,9 +7,9 @@ from numpy.typing import NDArray
 
 from tf_requant.calibration.moments import Moments
 from tf_requant.corrections.error_folding import RIDGES, folded
-from tf_requant.corrections.gptq import compensated
+from tf_requant.corrections.gptq import Rounder, compensated, within
 from tf_requant.corrections.scale_search import best_scale, candidates
-from tf_requant.numerics.rounding import Rounding, round_real
+from tf_requant.numerics.codebook import LEVEL_MULTIPLES, nearest, shared_levels
 
 _INTEGRAL = 1e-4
 """A filter is exact where every value is this near to an integer: float32's scales leave that much."""
@@ -27,6 +27,8 @@ class Layer:
         per_channel: whether each output channel has its own scale.
         bias_share: the largest |bias| over the largest one allowed: a smaller scale makes it grow.
         multiples: the smallest and the largest multiple of the scale that the rescale can hold.
+        levels: how many different codes the filter may have; None for every integer within the limits.
+        steps: the real value of one step of each output, float64[groups * outputs]; None where all are alike.
     """
 
     wanted: NDArray[np.float64]
@@ -36,6 +38,8 @@ class Layer:
     per_channel: bool
     bias_share: float = 0.0
     multiples: tuple[float, float] = (0.0, np.inf)
+    levels: int | None = None
+    steps: NDArray[np.float64] | None = None
 
     @property
     def exact(self) -> bool:
@@ -99,13 +103,16 @@ def _proposals(
     groups, outputs, _ = layer.wanted.shape
     ones = np.ones(groups * outputs if layer.per_channel else 1)
     multiples = [("", ones)]
-    if "scale_search" in methods and not layer.exact and layer.limits[0] < 0 < layer.limits[1]:
+    if "scale_search" in methods and not layer.exact and layer.levels is None and layer.limits[0] < 0 < layer.limits[1]:
         found = _searched(layer, learned)
         if (found != 1).any():
             multiples.append(("scale_search, ", found))
     rounds = "gptq" in methods
     found_proposals = []
     for label, multiple in multiples:
+        to_codes = within(*layer.limits)
+        if layer.levels is not None:
+            to_codes, multiple = _from_levels(layer, learned)
         wanted = layer.wanted / _by_output(multiple, layer)
         goals = [("", wanted)] if rounds or label else []
         if "error_folding" in methods:
@@ -113,15 +120,26 @@ def _proposals(
         if not goals:
             continue
         stacked = np.concatenate([goal for _, goal in goals], axis=1)
-        low, high = layer.limits
-        if rounds:
-            codes = compensated(stacked, learned.xx, low, high)
-        else:
-            codes = np.clip(round_real(stacked, Rounding.HALF_EVEN), low, high)
+        codes = compensated(stacked, learned.xx, to_codes) if rounds else to_codes(stacked)
         for (name, _), part in zip(goals, np.split(codes, len(goals), axis=1)):
             parts = [label.removesuffix(", "), "gptq" if rounds else "", name]
             found_proposals.append((", ".join(p for p in parts if p), multiple, part))
     return found_proposals
+
+
+def _from_levels(layer: Layer, learned: Moments) -> tuple[Rounder, NDArray[np.float64]]:
+    """Rounding to the levels that serve the weights best by the power of what they multiply, and each scale's multiple."""
+    assert layer.levels is not None
+    groups, outputs, inputs = layer.wanted.shape
+    rows = layer.wanted.reshape(groups * outputs, inputs)
+    power = np.repeat(np.maximum(np.einsum("gkk->gk", learned.xx), 1e-6), outputs, axis=0)
+    # In a filter with a scale a channel, one step means more in one channel than in another.
+    size = 1.0 if layer.steps is None else np.square(layer.steps / layer.steps.mean())[:, None]
+    ones = np.ones(rows.shape[0] if layer.per_channel else 1)
+    least, most = max(layer.bias_share, layer.multiples[0]), max(layer.multiples[1], 1.0)
+    tried = np.stack([ones * (m if least <= m <= most else 1.0) for m in LEVEL_MULTIPLES[layer.power_of_two]])
+    levels, multiple = shared_levels(rows, power * size, layer.levels, *layer.limits, tried)
+    return lambda values: nearest(values, levels), multiple
 
 
 def _searched(layer: Layer, learned: Moments) -> NDArray[np.float64]:

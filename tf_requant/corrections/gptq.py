@@ -5,6 +5,8 @@ of the layer's inputs behind the re-quantized layers before it. Column by column
 nearest integer is taken and the columns to come are moved by the error times a row of the Cholesky factor of H^-1.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -19,6 +21,14 @@ _BLOCK = 64
 """Columns whose effect on those behind them is applied in one product."""
 
 
+Rounder = Callable[[NDArray[np.float64]], NDArray[np.float64]]
+
+
+def within(low: int, high: int) -> Rounder:
+    """Rounding to the integers between two."""
+    return lambda values: np.clip(round_real(values, Rounding.HALF_EVEN), low, high)
+
+
 def damped(hessian: NDArray[np.float64], share: float = DAMPING) -> NDArray[np.float64]:
     """H with a ridge on its diagonal, float64[groups, K, K]."""
     diagonal = np.einsum("gkk->gk", hessian)
@@ -27,18 +37,17 @@ def damped(hessian: NDArray[np.float64], share: float = DAMPING) -> NDArray[np.f
 
 
 def compensated(
-    wanted: NDArray[np.float64], hessian: NDArray[np.float64], low: int, high: int, share: float = DAMPING
+    wanted: NDArray[np.float64], hessian: NDArray[np.float64], to_codes: Rounder, share: float = DAMPING
 ) -> NDArray[np.float64]:
     """Integers near `wanted` whose summed effect on the output is small.
 
-    >>> compensated(np.array([[[0.4, 0.4]]]), np.array([[[1.0, 0.99], [0.99, 1.0]]]), -127, 127).tolist()
+    >>> compensated(np.array([[[0.4, 0.4]]]), np.array([[[1.0, 0.99], [0.99, 1.0]]]), within(-127, 127)).tolist()
     [[[0.0, 1.0]]]
 
     Args:
         wanted: the filter in the target's steps, float64[groups, outputs, K].
         hessian: covariance of the inputs, float64[groups, K, K].
-        low: the lowest integer.
-        high: the highest; what a clipped weight leaves over, the columns behind it take up.
+        to_codes: the nearest code of each value; what a clipped weight leaves over, the columns behind it take up.
         share: the damping.
 
     Returns:
@@ -55,7 +64,7 @@ def compensated(
         stop = min(start + _BLOCK, columns)
         errors = np.empty((rest.shape[0], stop - start, rest.shape[2]))
         for k in range(start, stop):
-            codes[:, k] = np.clip(round_real(rest[:, k], Rounding.HALF_EVEN), low, high)
+            codes[:, k] = to_codes(rest[:, k])
             error = (rest[:, k] - codes[:, k]) / factor[:, k, k, None]
             errors[:, k - start] = error
             rest[:, k + 1 : stop] -= factor[:, k, k + 1 : stop, None] * error[:, None]

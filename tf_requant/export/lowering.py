@@ -1,6 +1,7 @@
 """A graph under an arithmetic -> Program. Every number is asked of what the simulator computes with; none is derived anew."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from itertools import count
 
 import numpy as np
@@ -10,6 +11,7 @@ from tf_requant.export import elementwise, layers, moves, pools
 from tf_requant.export.kinds import Host, Kind
 from tf_requant.export.program import VERSION, Buffer, ElementType, Op, Program, Tensor
 from tf_requant.model import graph as source
+from tf_requant.model.ops import info
 from tf_requant.model.quant import INT_BITS, QuantParams
 from tf_requant.numerics.arithmetic import Arithmetic
 from tf_requant.simulator.profiles import TFLITE_REF
@@ -50,7 +52,12 @@ LOWERINGS: Mapping[str, Callable[[Site], Kind]] = {
 
 
 def lower(
-    graph: source.Graph, arithmetic: Arithmetic, placed: Sequence[Placed], host: Mapping[int, str], bias_bits: int = 32
+    graph: source.Graph,
+    arithmetic: Arithmetic,
+    placed: Sequence[Placed],
+    host: Mapping[int, str],
+    bias_bits: int = 32,
+    codebook: bool = False,
 ) -> Program:
     """The program of a graph: one op for each op, one tensor for each tensor, under the same indices.
 
@@ -60,8 +67,15 @@ def lower(
         placed: how the simulator runs each op.
         host: ops that the target's rules leave to the host all the same, by index, with the reason.
         bias_bits: width in which the target stores a bias.
+        codebook: whether the target stores filters as indices into a table of their codes.
     """
     tensors, buffers = _tensors(graph)
+    filters = {
+        op.inputs[row.filter]
+        for op, place in zip(graph.ops, placed)
+        if place.where == "device" and (row := info(op)) is not None and row.filter is not None and row.filter < len(op.inputs)
+    }
+    tensors, buffers = _stored(graph, tensors, buffers, filters, codebook)
     ops = []
     for index, (op, place) in enumerate(zip(graph.ops, placed)):
         reason = place.reason or host.get(index, "")
@@ -96,6 +110,27 @@ def _tensors(graph: source.Graph) -> tuple[tuple[Tensor, ...], tuple[Buffer, ...
         content = None if tensor.data is None else _little_endian(tensor.data)
         tensors.append(_tensor(tensor, buffers.setdefault(content, len(buffers))))
     return tuple(tensors), tuple(Buffer(content or b"") for content in buffers)
+
+
+def _stored(
+    graph: source.Graph, tensors: tuple[Tensor, ...], buffers: tuple[Buffer, ...], filters: set[int], codebook: bool
+) -> tuple[tuple[Tensor, ...], tuple[Buffer, ...]]:
+    """Filters at the width that the accelerator has to hold: of their largest code, or of an index into their codes."""
+    found, more = list(tensors), list(buffers)
+    for t in sorted(filters):
+        data, quant = graph.tensors[t].data, graph.tensors[t].quant
+        if data is None or quant is None or data.dtype != np.int8 or quant.zero_point.any():
+            continue
+        if not codebook:
+            found[t] = replace(found[t], bits=max(int(data.max(initial=0)), -int(data.min(initial=0))).bit_length() + 1)
+            continue
+        levels, indices = np.unique(data, return_inverse=True)
+        bits = max(1, (levels.size - 1).bit_length())
+        planes = (indices.reshape(-1, 1) >> np.arange(bits)) & 1
+        packed = np.packbits(planes.astype(np.uint8), bitorder="little").tobytes()
+        found[t] = replace(found[t], bits=bits, codebook=tuple(levels.tolist()), indices=len(more))
+        more.append(Buffer(packed))
+    return tuple(found), tuple(more)
 
 
 def _little_endian(data: NDArray[np.generic]) -> bytes:

@@ -41,7 +41,7 @@ class Buffer:
 
 @dataclass(frozen=True)
 class Tensor:
-    """A tensor's format; `exponent` is empty unless every scale is 2^exponent; buffer 0 is no constant."""
+    """A tensor's format; `exponent` is empty unless every scale is 2^exponent; buffer 0 is no constant, indices 0 no codebook."""
 
     name: str
     shape: tuple[int, ...]
@@ -53,6 +53,8 @@ class Tensor:
     zero_point: tuple[int, ...]
     axis: int
     buffer: int
+    codebook: tuple[int, ...] = ()
+    indices: int = 0
 
 
 @dataclass(frozen=True)

@@ -265,6 +265,8 @@ class Pass:
             weights.quant.per_channel,
             float(bias.max(initial=0.0)) / BIAS_LIMIT,
             self._multiples(graph, op),
+            None if self.target.weight.codebook is None else 2**self.target.weight.codebook,
+            weights.quant.scale.astype(np.float64) if weights.quant.per_channel else None,
         )
 
     def _multiples(self, graph: Graph, op: Op) -> tuple[float, float]:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from tf_requant.model.graph import Tensor
 from tf_requant.model.quant import QuantParams
 from tf_requant.numerics.affine import reexpress
+from tf_requant.numerics.codebook import LEVEL_MULTIPLES, nearest, shared_levels
 from tf_requant.plan import ConstantPlan
 from tf_requant.planning.schemes import is_power_of_two, weight_dtype, weight_limits
 from tf_requant.targets import Target
@@ -108,7 +109,31 @@ def plan_filter(
     else:
         scale, reason, error = _symmetric_per_tensor(target, filter_, known, float(least.max(initial=0)))
     params = QuantParams(weight_dtype(target), np.float32(scale), 0, axis if per_channel else 0)
-    return _plan(target, filter_, params, reason, error)
+    plan = _plan(target, filter_, params, reason, error)
+    if target.weight.codebook is None:
+        return plan
+    return _with_levels(target.weight.codebook, tensor, axis, filter_, plan, least, target.weight.scale == "power_of_two")
+
+
+def _with_levels(
+    bits: int, tensor: Tensor, axis: int, filter_: Filter, plan: ConstantPlan, least: NDArray[np.float64], power_of_two: bool
+) -> ConstantPlan:
+    """The plan with every code one of the few levels that serve the tensor best, channels weighed by their energy."""
+    assert plan.limits is not None and tensor.data is not None
+    wanted = filter_.values * np.atleast_1d(np.asarray(plan.step, np.float64))[:, None]
+    energy = np.maximum(np.einsum("ck,ck->c", wanted, wanted), 1e-30)[:, None]
+    floor = least / plan.params.scale.astype(np.float64)
+    floor = floor if plan.params.per_channel else floor.max(keepdims=True)
+    # A smaller step would make a bias too large for its type.
+    tried = np.stack([np.where(m >= floor, m, 1.0) for m in LEVEL_MULTIPLES[power_of_two]])
+    levels, multiple = shared_levels(wanted, np.broadcast_to(1 / energy, wanted.shape), 2**bits, *plan.limits, tried)
+    step = np.asarray(plan.step) / (multiple if multiple.size > 1 else multiple[0])
+    params = QuantParams(plan.params.dtype, np.float32(plan.params.scale * multiple), 0, plan.params.axis)
+    plan, found = plan.with_(params=params, step=step), nearest(wanted / multiple[:, None], levels)
+    error = float((np.square(found * multiple[:, None] - wanted) / energy).sum(1).mean())
+    moved = np.moveaxis(tensor.data, axis, 0).shape
+    codes = np.ascontiguousarray(np.moveaxis(found.reshape(moved), 0, axis)).astype(plan.params.dtype)
+    return plan.with_(codes=codes, error=error, reason=f"{plan.reason}; {levels.size} levels, indices of {bits} bits")
 
 
 def _plan(target: Target, filter_: Filter, params: QuantParams, reason: str, error: float = 0.0) -> ConstantPlan:
@@ -120,6 +145,8 @@ def _plan(target: Target, filter_: Filter, params: QuantParams, reason: str, err
 def _already_legal(target: Target, tensor: Tensor, ratio: float, per_channel: bool) -> bool:
     quant, scheme = tensor.quant, target.weight
     assert quant is not None and tensor.data is not None
+    if scheme.codebook is not None:
+        return False
     if ratio != 1.0 or quant.dtype != weight_dtype(target) or (quant.per_channel and not per_channel):
         return False
     if scheme.scale == "power_of_two" and not is_power_of_two(quant.scale).all():

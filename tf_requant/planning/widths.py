@@ -47,6 +47,8 @@ def asked_widths(target: Target, bits: Any, budget: Any) -> Asked | None:
         if budget not in (None, "", ()):
             raise UsageError("--budget says how much the widths of --bits may take: give --bits, such as --bits=4,5,6,8")
         return None
+    if target.weight.codebook is not None:
+        raise UsageError(f"target {target.name} stores indices of {target.weight.codebook} bits into a codebook: leave out --bits")
     missing = [b for b in widths if b not in target.weight.bits]
     if missing:
         held = ", ".join(str(b) for b in sorted(target.weight.bits))

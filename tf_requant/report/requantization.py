@@ -155,7 +155,8 @@ def build(
     }
     found = [row for i, g in enumerate(result.graphs) if result is not source for row in accumulator_bounds(i, g)]
     bounds = [row for row in found if (row.graph, row.name) not in left]
-    stored = [row for i, g in enumerate(result.graphs) if result is not source for row in stored_weights(i, g)]
+    graphs = [] if result is source else result.graphs
+    stored = [row for i, g in enumerate(graphs) for row in stored_weights(i, g, target.weight.codebook is not None)]
     return Report(
         target.name,
         ops,

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from tf_requant.model.graph import Graph
 from tf_requant.model.ops import info
 
@@ -14,21 +16,23 @@ class StoredWeights:
         graph: the subgraph's index.
         name: the tensor that the layer writes.
         elements: weights.
-        bits: of the largest code: what each code has to be stored in.
+        bits: of the largest code: what each code has to be stored in; of an index, where codes come from a codebook.
+        levels: codes in the codebook; 0 without one.
     """
 
     graph: int
     name: str
     elements: int
     bits: int
+    levels: int = 0
 
     @property
     def bytes(self) -> float:
-        """Bytes at that width."""
-        return self.elements * self.bits / 8
+        """Bytes at that width, the codebook's own included."""
+        return self.elements * self.bits / 8 + self.levels
 
 
-def stored_weights(index: int, graph: Graph) -> list[StoredWeights]:
+def stored_weights(index: int, graph: Graph, codebook: bool = False) -> list[StoredWeights]:
     """The filters of a graph's layers.
 
     A code with a zero point takes its type's width. One without takes the bits of its magnitude and a sign.
@@ -36,6 +40,7 @@ def stored_weights(index: int, graph: Graph) -> list[StoredWeights]:
     Args:
         index: the subgraph's.
         graph: the graph.
+        codebook: whether the target stores indices into a table of each filter's different codes.
     """
     found = []
     for op in graph.ops:
@@ -46,8 +51,11 @@ def stored_weights(index: int, graph: Graph) -> list[StoredWeights]:
         if weights.data is None or weights.quant is None or weights.data.dtype.kind not in "iu":
             continue
         low, high = int(weights.data.min(initial=0)), int(weights.data.max(initial=0))
-        bits = 8 * weights.data.dtype.itemsize
-        if weights.data.dtype.kind == "i" and not weights.quant.zero_point.any():
+        bits, levels = 8 * weights.data.dtype.itemsize, 0
+        if codebook:
+            levels = int(np.unique(weights.data).size)
+            bits = max(1, (levels - 1).bit_length())
+        elif weights.data.dtype.kind == "i" and not weights.quant.zero_point.any():
             bits = max(high, -low).bit_length() + 1
-        found.append(StoredWeights(index, graph.tensors[op.outputs[0]].name, weights.data.size, bits))
+        found.append(StoredWeights(index, graph.tensors[op.outputs[0]].name, weights.data.size, bits, levels))
     return found

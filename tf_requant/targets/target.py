@@ -70,6 +70,7 @@ class WeightScheme:
         scale: which scales are allowed.
         granularity: one scale a tensor, or one an output channel for the ops in per_channel_ops.
         per_channel_ops: the ops whose weights may be per channel; every other op's are per tensor.
+        codebook: bits of an index where a tensor's codes are looked up in a table of 2^codebook levels; None without one.
     """
 
     bits: tuple[int, ...] = (8,)
@@ -79,6 +80,7 @@ class WeightScheme:
     scale: Scale = "any"
     granularity: Literal["tensor", "channel"] = "tensor"
     per_channel_ops: tuple[str, ...] = ()
+    codebook: int | None = None
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,14 @@ def weight_range(site: Site) -> Verdicts:
     yield f"weights {weights.name!r} hold codes {smallest}..{largest}, expected {low}..{high}" if outside else ""
 
 
+def weight_codebook(site: Site) -> Verdicts:
+    """The weights of a layer take at most 2^{weight.codebook} different codes."""
+    weights, bits = _weights(site), site.target.weight.codebook
+    assert weights.data is not None and bits is not None
+    count = np.unique(weights.data).size
+    yield f"weights {weights.name!r} take {count} different codes, expected at most {2**bits}" if count > 2**bits else ""
+
+
 def weight_scales(site: Site) -> Verdicts:
     """Weights have {weight_scales}."""
     weights, scheme, axis = _weights(site), site.target.weight, site.row.channel_axis
@@ -122,6 +130,7 @@ LAYER_RULES: tuple[Rule[Site], ...] = (
     Rule(weight_type),
     Rule(weight_zero_point, lambda target: target.weight.symmetric),
     Rule(weight_range, lambda target: target.weight.symmetric),
+    Rule(weight_codebook, lambda target: target.weight.codebook is not None),
     Rule(weight_scales),
     Rule(power_of_two_weights, lambda target: target.weight.scale == "power_of_two"),
     Rule(layer_parameters, decisive=True),

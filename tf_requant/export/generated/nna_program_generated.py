@@ -4098,7 +4098,9 @@ class Tensor(object):
             return self._tab.Get(flatbuffers.number_types.Uint8Flags, o + self._tab.Pos)
         return 0
 
-    # Bits of a code that carry information, at most those that are stored.
+    # Bits of a code that carry information, at most those that are stored: of a filter without zero point those of its
+    # largest code and a sign, so that an accelerator of narrower weights knows what it has to hold; of one with a codebook
+    # those of an index.
     # Tensor
     def Bits(self):
         o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(10))
@@ -4215,7 +4217,45 @@ class Tensor(object):
             return self._tab.Get(flatbuffers.number_types.Uint32Flags, o + self._tab.Pos)
         return 0
 
-def TensorStart(builder): builder.StartObject(10)
+    # Of a filter that the accelerator stores as indices: its different codes, rising. Else empty.
+    # Tensor
+    def Codebook(self, j):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(24))
+        if o != 0:
+            a = self._tab.Vector(o)
+            return self._tab.Get(flatbuffers.number_types.Int16Flags, a + flatbuffers.number_types.UOffsetTFlags.py_type(j * 2))
+        return 0
+
+    # Tensor
+    def CodebookAsNumpy(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(24))
+        if o != 0:
+            return self._tab.GetVectorAsNumpy(flatbuffers.number_types.Int16Flags, o)
+        return 0
+
+    # Tensor
+    def CodebookLength(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(24))
+        if o != 0:
+            return self._tab.VectorLen(o)
+        return 0
+
+    # Tensor
+    def CodebookIsNone(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(24))
+        return o == 0
+
+    # Index in `Program.buffers` of those indices, `bits` bits each, packed without gaps in the order of the elements: index i
+    # begins at bit i * bits, counted from the lowest bit of the first byte; element i is codebook[index i], and `buffer` holds
+    # the elements all the same. 0: no indices.
+    # Tensor
+    def Indices(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(26))
+        if o != 0:
+            return self._tab.Get(flatbuffers.number_types.Uint32Flags, o + self._tab.Pos)
+        return 0
+
+def TensorStart(builder): builder.StartObject(12)
 def TensorAddName(builder, name): builder.PrependUOffsetTRelativeSlot(0, flatbuffers.number_types.UOffsetTFlags.py_type(name), 0)
 def TensorAddShape(builder, shape): builder.PrependUOffsetTRelativeSlot(1, flatbuffers.number_types.UOffsetTFlags.py_type(shape), 0)
 def TensorStartShapeVector(builder, numElems): return builder.StartVector(4, numElems, 4)
@@ -4230,6 +4270,9 @@ def TensorAddZeroPoint(builder, zeroPoint): builder.PrependUOffsetTRelativeSlot(
 def TensorStartZeroPointVector(builder, numElems): return builder.StartVector(4, numElems, 4)
 def TensorAddAxis(builder, axis): builder.PrependInt32Slot(8, axis, 0)
 def TensorAddBuffer(builder, buffer): builder.PrependUint32Slot(9, buffer, 0)
+def TensorAddCodebook(builder, codebook): builder.PrependUOffsetTRelativeSlot(10, flatbuffers.number_types.UOffsetTFlags.py_type(codebook), 0)
+def TensorStartCodebookVector(builder, numElems): return builder.StartVector(2, numElems, 2)
+def TensorAddIndices(builder, indices): builder.PrependUint32Slot(11, indices, 0)
 def TensorEnd(builder): return builder.EndObject()
 
 try:
@@ -4251,6 +4294,8 @@ class TensorT(object):
         self.zeroPoint = None  # type: List[int]
         self.axis = 0  # type: int
         self.buffer = 0  # type: int
+        self.codebook = None  # type: List[int]
+        self.indices = 0  # type: int
 
     @classmethod
     def InitFromBuf(cls, buf, pos):
@@ -4302,6 +4347,14 @@ class TensorT(object):
                 self.zeroPoint = tensor.ZeroPointAsNumpy()
         self.axis = tensor.Axis()
         self.buffer = tensor.Buffer()
+        if not tensor.CodebookIsNone():
+            if np is None:
+                self.codebook = []
+                for i in range(tensor.CodebookLength()):
+                    self.codebook.append(tensor.Codebook(i))
+            else:
+                self.codebook = tensor.CodebookAsNumpy()
+        self.indices = tensor.Indices()
 
     # TensorT
     def Pack(self, builder):
@@ -4339,6 +4392,14 @@ class TensorT(object):
                 for i in reversed(range(len(self.zeroPoint))):
                     builder.PrependInt32(self.zeroPoint[i])
                 zeroPoint = builder.EndVector()
+        if self.codebook is not None:
+            if np is not None and type(self.codebook) is np.ndarray:
+                codebook = builder.CreateNumpyVector(self.codebook)
+            else:
+                TensorStartCodebookVector(builder, len(self.codebook))
+                for i in reversed(range(len(self.codebook))):
+                    builder.PrependInt16(self.codebook[i])
+                codebook = builder.EndVector()
         TensorStart(builder)
         if self.name is not None:
             TensorAddName(builder, name)
@@ -4355,6 +4416,9 @@ class TensorT(object):
             TensorAddZeroPoint(builder, zeroPoint)
         TensorAddAxis(builder, self.axis)
         TensorAddBuffer(builder, self.buffer)
+        if self.codebook is not None:
+            TensorAddCodebook(builder, codebook)
+        TensorAddIndices(builder, self.indices)
         tensor = TensorEnd(builder)
         return tensor
 
