@@ -259,7 +259,7 @@ class Layer:
     def add(self, held: NDArray[np.int64], term: NDArray[np.int64]) -> NDArray[np.int64]:
         """One step of the accumulator; where it overflows in each, the sum is counted before it is held."""
         if not self.stepwise:
-            return held + term
+            return np.asarray(held + term)
         total = held + term
         if self.observation is not None:
             self.observation.sums(total, self.accumulator.bits)
