@@ -22,7 +22,7 @@ class Observation:
         saturated: how many of them left their type's range, or the arithmetic's width, before the clamp (a fused
             activation's clamp inside the range is no saturation).
         ties: how many lay exactly between two codes when they were rounded for the last time.
-        overflowed: how many sums did not fit the accumulator.
+        overflowed: how many sums did not fit the accumulator, or the intermediate register ahead of it.
         register_bits: the accumulator's width; None for an op that has no accumulator.
         worst_case_bits: the width that the worst input would need: sum |w| max |x| + |b|.
         lowest: the lowest sum seen.
