@@ -11,6 +11,7 @@ import tf_requant
 from tf_requant.errors import UsageError
 from tf_requant.io import tflite
 from tf_requant.model.verify import check
+from tf_requant.pipeline.calibrate import products
 from tf_requant.pipeline.correct import Corrector
 from tf_requant.pipeline.width_errors import WidthErrors
 from tf_requant.pipeline.widths import Search
@@ -139,6 +140,19 @@ def test_a_file_that_is_no_state_is_refused(tmp_path: Path, content: str) -> Non
     state.write_text(content)
     with pytest.raises(UsageError, match="no file of a search"):
         search(state).within(0.7)
+
+
+def test_a_budget_of_cycles_limits_products_at_their_cost() -> None:
+    """Half the cycles at four bits: what counts are products, which early layers have most of, not weights."""
+    target = MIXED.derive(name="costed", weight={"costs": {"cycles": {"4": 1.0, "5": 2.0, "6": 2.0, "8": 2.0}}})
+    asked = {"calibration": calibration(), "bits": WIDTHS, "budget": "cycles:0.7"}
+    choice = tf_requant.requantize(model_path(), target, corrections="bias", **asked).report.widths
+    graph = tflite.read(model_path().read_bytes()).main
+    count = {i: products(graph, i) for i in choice.bits}
+    spent = sum(count[i] * (1.0 if b == 4 else 2.0) for i, b in choice.bits.items())
+    assert spent <= 0.7 * 2 * sum(count.values()) and spent > 0.65 * 2 * sum(count.values())
+    with pytest.raises(UsageError, match=r"cycles:0.4 cannot be met.*at least cycles:0.5"):
+        tf_requant.requantize(model_path(), target, **{**asked, "budget": "cycles:0.4"})
 
 
 def test_an_impossible_budget_names_the_nearest_that_is_not() -> None:

@@ -5,7 +5,7 @@ import pytest
 
 import tf_requant
 from tests import builders
-from tf_requant.errors import UsageError
+from tf_requant.errors import TargetError, UsageError
 from tf_requant.io import tflite
 from tf_requant.planning.planner import plan_model
 from tf_requant.planning.widths import Asked, asked_widths
@@ -51,6 +51,21 @@ def test_widths_and_budgets_are_read_however_they_come(bits, budget, found) -> N
 def test_what_cannot_be_asked_for_is_told_in_a_sentence(bits, budget, sentence) -> None:  # noqa: ANN001
     with pytest.raises(UsageError, match=sentence):
         asked_widths(MIXED, bits, budget)
+
+
+COSTED = MIXED.derive(name="costed", weight={"costs": {"cycles": {"4": 1.0, "5": 2.0, "6": 2.0, "8": 2.0}}})
+
+
+def test_a_budget_may_name_a_cost_of_the_targets_table() -> None:
+    assert asked_widths(COSTED, "4,8", "cycles:0.7") == Asked((4, 8), 0.7, "cycles")
+    with pytest.raises(UsageError, match="has a table of cycles"):
+        asked_widths(COSTED, "4,8", "energy:0.7")
+
+
+@pytest.mark.parametrize("table", [{"4": 1.0}, {"4": 1.0, "5": 1, "6": 1, "8": 1, "9": 1}])
+def test_a_table_of_costs_has_every_width(table: dict[str, float]) -> None:
+    with pytest.raises(TargetError, match="gives each width"):
+        MIXED.derive(name="wrong", weight={"costs": {"cycles": table}})
 
 
 def test_a_target_without_the_width_says_which_it_has() -> None:

@@ -159,13 +159,17 @@ def live_bytes(graph: Graph) -> int:
 
 def macs(graph: Graph) -> int:
     """Multiplications of one run, counted in the layers with a filter."""
-    total = 0
-    for op in graph.ops:
-        if op.code in ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV"):
-            weights, y = graph.tensors[op.inputs[1]], graph.tensors[op.outputs[0]]
-            channels = weights.shape[3] if op.code == "DEPTHWISE_CONV_2D" else weights.shape[0]
-            total += y.size * (weights.size // max(1, channels))
-    return total
+    return sum(products(graph, index) for index in range(len(graph.ops)))
+
+
+def products(graph: Graph, index: int) -> int:
+    """Multiplications of one op with a filter in one run; 0 of any other."""
+    op = graph.ops[index]
+    if op.code not in ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV"):
+        return 0
+    weights, y = graph.tensors[op.inputs[1]], graph.tensors[op.outputs[0]]
+    channels = weights.shape[3] if op.code == "DEPTHWISE_CONV_2D" else weights.shape[0]
+    return y.size * (weights.size // max(1, channels))
 
 
 def _with_noise(model: Model, found: Calibration, progress: Progress | None) -> Calibration:

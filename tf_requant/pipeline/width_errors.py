@@ -26,6 +26,7 @@ from tf_requant.io.tflite_writer import save
 from tf_requant.model.graph import Graph, Model
 from tf_requant.model.ops import info
 from tf_requant.model.quant import QuantParams
+from tf_requant.pipeline.calibrate import products
 from tf_requant.pipeline.correct import Corrector, arithmetic_of, with_indices_for_names
 from tf_requant.pipeline.lanes import Inputs, Lane, in_reals, scores
 from tf_requant.pipeline.reconstruct import PLACES, Pass, Progress, bias_position, with_constant
@@ -71,6 +72,7 @@ class WidthErrors:
         errors: by op of the source and width, what the width adds to the scores' squared error, over their squared value;
             empty until measured.
         elements: weights of each of those ops.
+        products: of each in one run.
     """
 
     corrector: Corrector
@@ -92,6 +94,7 @@ class WidthErrors:
         self.plan = corrector.planned(None, False)
         self.result = corrector.rewrite(self.source, self.plan)
         self.elements = layers_of(self.source, corrector)
+        self.products = {i: products(self.source.main, i) for i in self.elements}
         places = {tensor.name: t for t, tensor in enumerate(self.result.main.tensors)}
         self.judged = tuple(places[str(t)] for t in scores(self.source.main))
         self._pass = Pass(self.source, self.result, self.plan.graphs[0], self.target, _METHODS, arithmetic_of(self.target), True)

@@ -20,7 +20,7 @@ from tf_requant.pipeline.correct import Corrector
 from tf_requant.pipeline.reconstruct import Progress
 from tf_requant.pipeline.width_errors import WidthErrors, layers_of
 from tf_requant.planning.allocation import Item, allocate
-from tf_requant.planning.widths import Asked, Choice, Frontier
+from tf_requant.planning.widths import WEIGHTS, Asked, Choice, Frontier
 
 EXCHANGES = 24
 """Exchanges of bits between two layers that are tried at most."""
@@ -51,7 +51,7 @@ def choose_widths(
         return Choice(dict.fromkeys(elements, asked.widths[0]), elements, max(corrector.target.weight.bits))
     if calibration is None:
         raise UsageError("--budget measures what each layer loses at each width: give calibration data (--calibration)")
-    return Search(WidthErrors(corrector, asked.widths, calibration, state, progress), progress).run(asked.budget)
+    return Search(WidthErrors(corrector, asked.widths, calibration, state, progress), progress, asked.kind).run(asked.budget)
 
 
 @dataclass
@@ -61,10 +61,12 @@ class Search:
     Args:
         layers: what each layer does to the scores at each width; measured where that has not been done.
         progress: called with (exchanges done, in all).
+        kind: what a budget limits: `weights`, or a cost of the target's table.
     """
 
     layers: WidthErrors
     progress: Progress | None = None
+    kind: str = WEIGHTS
 
     @property
     def widest(self) -> int:
@@ -73,8 +75,14 @@ class Search:
 
     @property
     def whole(self) -> float:
-        """Bits of all weights at that width."""
-        return float(self.widest * sum(self.layers.elements.values()))
+        """What everything takes at that width."""
+        return sum(self.cost(i, self.widest) for i in self.layers.elements)
+
+    def cost(self, origin: int, bits: int) -> float:
+        """What a layer takes at a width: bits of its weights, or its products at their cost."""
+        if self.kind == WEIGHTS:
+            return float(bits * self.layers.elements[origin])
+        return self.layers.products[origin] * self.layers.corrector.target.weight.costs[self.kind][str(bits)]
 
     def run(self, budget: float) -> Choice:
         """The widths of least error whose bytes are at most so large a share of the widest width's.
@@ -97,9 +105,9 @@ class Search:
     def _allocated(self, bits: float) -> dict[int, int] | None:
         order = sorted(self.layers.elements)
         options = [sorted(self.layers.errors[i]) for i in order]
-        errors, elements = self.layers.errors, self.layers.elements
+        errors = self.layers.errors
         items = [
-            Item(np.array([float(b * elements[i]) for b in widths]), np.array([errors[i][b] for b in widths]))
+            Item(np.array([self.cost(i, b) for b in widths]), np.array([errors[i][b] for b in widths]))
             for i, widths in zip(order, options)
         ]
         found = allocate(items, bits)
@@ -111,9 +119,10 @@ class Search:
             chosen = self._allocated(step / 100 * whole)
             if chosen is None:
                 break
-            spent = sum(b * self.layers.elements[i] for i, b in chosen.items())
+            spent = sum(self.cost(i, b) for i, b in chosen.items())
+            stored = sum(b * self.layers.elements[i] for i, b in chosen.items()) / 8
             layers = {b: sum(c == b for c in chosen.values()) for b in sorted(set(chosen.values()))}
-            point = Frontier(spent / whole, spent / 8, self.predicted(chosen), layers)
+            point = Frontier(spent / whole, stored, self.predicted(chosen), layers)
             if not found or point != found[-1]:
                 found.append(point)
         return tuple(found)
@@ -127,10 +136,11 @@ class Search:
         self.layers.measure()
         chosen = self._allocated(share * self.whole)
         if chosen is None:
-            least = sum(min(self.layers.errors[i]) * n for i, n in self.layers.elements.items()) / self.whole
+            least = sum(min(self.cost(i, b) for b in self.layers.errors[i]) for i in self.layers.elements) / self.whole
+            what = "bytes" if self.kind == WEIGHTS else self.kind
             raise UsageError(
-                f"--budget=weights:{share:g} cannot be met: at {min(self.layers.widths)} bits everywhere the weights take "
-                f"{least:.4g} of the bytes at {self.widest}; give at least weights:{_ceiling(least):g}, or narrower --bits"
+                f"--budget={self.kind}:{share:g} cannot be met: at {min(self.layers.widths)} bits wherever that may be, they take "
+                f"{least:.4g} of the {what} at {self.widest}; give at least {self.kind}:{_ceiling(least):g}, or narrower --bits"
             )
         return chosen
 
@@ -158,9 +168,9 @@ class Search:
         self, chosen: dict[int, int], most: float, tried: set[tuple[tuple[int, int], ...]]
     ) -> dict[int, int] | None:
         """Of all exchanges between two layers within the budget, the untried one of least predicted error."""
-        spent = sum(b * self.layers.elements[i] for i, b in chosen.items())
+        spent = sum(self.cost(i, b) for i, b in chosen.items())
         moves = [
-            (self.layers.errors[i][b] - self.layers.errors[i][chosen[i]], (b - chosen[i]) * self.layers.elements[i], i, b)
+            (self.layers.errors[i][b] - self.layers.errors[i][chosen[i]], self.cost(i, b) - self.cost(i, chosen[i]), i, b)
             for i in chosen
             for b in self.layers.errors[i]
             if b != chosen[i]

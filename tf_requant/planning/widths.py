@@ -9,7 +9,7 @@ from tf_requant.errors import UsageError
 from tf_requant.targets import Target
 
 WEIGHTS = "weights"
-"""What a budget limits."""
+"""What a budget limits, unless it names a cost of the target's table: the bytes of the weights."""
 
 
 @dataclass(frozen=True)
@@ -18,23 +18,25 @@ class Asked:
 
     Attributes:
         widths: rising.
-        budget: weight bytes over those of the target's widest width; None for one width everywhere.
+        budget: what they may take, over what the target's widest width takes; None for one width everywhere.
+        kind: of what: `weights` for their bytes, or a cost of the target's table.
     """
 
     widths: tuple[int, ...]
     budget: float | None = None
+    kind: str = WEIGHTS
 
 
 def asked_widths(target: Target, bits: Any, budget: Any) -> Asked | None:
     """Reads what a user asks for.
 
     >>> asked_widths(load_target("nna_sym8").derive(name="n", weight={"bits": [8, 6, 4]}), "4,6,8", "weights:0.6")
-    Asked(widths=(4, 6, 8), budget=0.6)
+    Asked(widths=(4, 6, 8), budget=0.6, kind='weights')
 
     Args:
         target: the accelerator.
         bits: a number, several, or a text with commas; nothing for the target's widest width.
-        budget: `weights:0.6`, or a mapping of the same, or nothing.
+        budget: `weights:0.6`, or a cost of the target's table instead of weights, or a mapping of the same, or nothing.
 
     Returns:
         None where nothing is asked for.
@@ -56,13 +58,13 @@ def asked_widths(target: Target, bits: Any, budget: Any) -> Asked | None:
             f"target {target.name} stores weights of {held} bits, not of {', '.join(map(str, missing))}: give --bits among those, "
             'or a target file whose "weight" has the widths in "bits"'
         )
-    share = _share(budget)
+    kind, share = _share(target, budget)
     if share is None and len(widths) > 1:
         raise UsageError(
             f"--bits={','.join(map(str, widths))} leaves a choice: say what it may take with --budget=weights:SHARE, a share of "
             f"the bytes at {max(target.weight.bits)} bits"
         )
-    return Asked(widths, share)
+    return Asked(widths, share, kind)
 
 
 def _numbers(bits: Any) -> tuple[int, ...]:
@@ -77,9 +79,10 @@ def _numbers(bits: Any) -> tuple[int, ...]:
     return tuple(sorted(set(numbers)))
 
 
-def _share(budget: Any) -> float | None:
+def _share(target: Target, budget: Any) -> tuple[str, float | None]:
+    """What is limited, and to which share."""
     if budget in (None, "", ()):
-        return None
+        return WEIGHTS, None
     if isinstance(budget, Mapping) and len(budget) == 1:
         ((kind, share),) = budget.items()
     else:
@@ -88,12 +91,14 @@ def _share(budget: Any) -> float | None:
         number = float(share)
     except (TypeError, ValueError):
         number = float("nan")
-    if kind != WEIGHTS or not 0 < number <= 1:
+    known = (WEIGHTS, *target.weight.costs)
+    if kind not in known or not 0 < number <= 1:
+        costs = f"; target {target.name} also has a table of {', '.join(target.weight.costs)}" if target.weight.costs else ""
         raise UsageError(
             f"--budget={budget!r} is no budget: give weights:SHARE, a share above 0 and up to 1 of the bytes that the weights take "
-            "at the widest width, such as weights:0.6"
+            f"at the widest width, such as weights:0.6{costs}"
         )
-    return number
+    return str(kind), number
 
 
 @dataclass(frozen=True)
@@ -101,7 +106,7 @@ class Frontier:
     """The best that each budget allows.
 
     Attributes:
-        share: weight bytes over those of the widest width.
+        share: what is limited, over what it is at the widest width.
         bytes: weight bytes on the accelerator.
         error: predicted squared error of the scores, over their squared value, that narrower weights add.
         layers: how many layers get each width.

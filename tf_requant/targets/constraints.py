@@ -191,6 +191,12 @@ def narrow_activations_are_symmetric(target: "Target") -> bool:
     return target.activation.symmetric or min(target.activation.bits) >= 8
 
 
+def costs_are_given_for_every_width(target: "Target") -> bool:
+    """A table of weight.costs gives each width of weight.bits {weight.bits} one cost, but they are {weight.costs}."""
+    wanted = {str(b) for b in target.weight.bits}
+    return all(set(table) == wanted and all(cost > 0 for cost in table.values()) for table in target.weight.costs.values())
+
+
 def weights_fit_a_tflite_file(target: "Target") -> bool:
     """A TFLite file holds weights of 2 to 8 bits, in int8, but weight.bits is {weight.bits}."""
     return set(target.weight.bits) <= set(range(2, 9))
@@ -312,6 +318,7 @@ CONSTRAINTS: tuple[Callable[["Target"], bool], ...] = (
     activations_fit_a_tflite_file,
     narrow_activations_are_symmetric,
     weights_fit_a_tflite_file,
+    costs_are_given_for_every_width,
     wide_activations_are_symmetric,
     unsigned_codes_have_8_bits,
     families_agree,

@@ -71,6 +71,7 @@ class WeightScheme:
         granularity: one scale a tensor, or one an output channel for the ops in per_channel_ops.
         per_channel_ops: the ops whose weights may be per channel; every other op's are per tensor.
         codebook: bits of an index where a tensor's codes are looked up in a table of 2^codebook levels; None without one.
+        costs: what one product takes at each width, by the name of the cost (cycles, energy, ...) and the width in digits.
     """
 
     bits: tuple[int, ...] = (8,)
@@ -81,6 +82,7 @@ class WeightScheme:
     granularity: Literal["tensor", "channel"] = "tensor"
     per_channel_ops: tuple[str, ...] = ()
     codebook: int | None = None
+    costs: Mapping[str, Mapping[str, float]] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True)
