@@ -28,7 +28,7 @@ MIXED = load_target("nna_sym8_per_channel").derive(name="mixed", weight={"bits":
 
 @cache
 def calibration() -> tf_requant.Calibration:
-    return tf_requant.calibrate(model_path(), np.load(calibration_path())["images"][:64], noise=False)
+    return tf_requant.calibrate(model_path(), np.load(calibration_path())["images"][:48], noise=False)
 
 
 def search(state: Path | None = None, widths: tuple[int, ...] = WIDTHS) -> Search:
@@ -44,7 +44,7 @@ def found(budget: float) -> tf_requant.Result:
     return tf_requant.requantize(model_path(), MIXED, calibration=calibration(), bits=WIDTHS, budget=f"weights:{budget}")
 
 
-@pytest.mark.parametrize("budget", [0.55, 0.75])
+@pytest.mark.parametrize("budget", [pytest.param(0.55, marks=pytest.mark.slow), 0.75])
 def test_the_codes_in_the_file_are_within_the_budget_and_the_target(budget: float) -> None:
     result = found(budget)
     weights = result.report.weights

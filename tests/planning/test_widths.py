@@ -74,10 +74,10 @@ def test_a_target_without_the_width_says_which_it_has() -> None:
 
 
 @pytest.mark.parametrize("base", ["nna_sym8", "nna_sym8_per_channel", "nna_sym8_pow2", "nna_sym8_pow2_per_channel", "tflite_int8"])
-@pytest.mark.parametrize("bits", [2, 3, 4, 5, 6, 7])
+@pytest.mark.parametrize("bits", [2, 5, 7])
 def test_one_width_everywhere_is_in_every_code(base: str, bits: int) -> None:
     target = load_target(base).derive(name="narrow", weight={"bits": [8, bits]})
-    result = tf_requant.requantize(model_path(), target, bits=bits)
+    result = tf_requant.requantize(model_path(), target, bits=bits, corrections="rounding")
     assert {row.bits for row in result.report.weights} <= set(range(2, bits + 1))
     top = max(row.bits for row in result.report.weights)
     assert top == bits

@@ -1,0 +1,53 @@
+"""Widths from the command line: the frontier is printed and drawn, refusals are one sentence."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tf_requant.sample import calibration_path, model_path
+from tf_requant.targets import load_target
+
+
+@pytest.fixture(scope="module")
+def target(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("target") / "my_npu.json"
+    path.write_text(json.dumps(load_target("nna_sym8").derive(name="my_npu", weight={"bits": [8, 4]}).to_dict()))
+    return path
+
+
+def run(target: Path, output: Path, *flags: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "tf_requant", "requantize", f"--model={model_path()}", f"--target={target}", f"--output={output}"]
+    return subprocess.run([*command, *flags], capture_output=True, text=True)
+
+
+def test_the_frontier_is_printed_and_drawn_and_the_bytes_are_told(target: Path, tmp_path: Path) -> None:
+    budget = ("--bits=4,8", "--budget=weights:0.8", f"--calibration={calibration_path()}", f"--search={tmp_path / 's.json'}")
+    done = run(target, tmp_path / "m.tflite", *budget, "--corrections=bias", "--pareto", f"--report={tmp_path / 'r'}")
+    assert done.returncode == 0, done.stderr
+    assert " share        bytes  predicted, dB  layers" in done.stdout
+    assert "weights: " in done.stdout and " at 4 bits, " in done.stdout and "widths: 17 layers among 4, 8 bits" in done.stdout
+    assert (tmp_path / "r/pareto.svg").read_text().count("<svg") == 1
+    document = json.loads((tmp_path / "r/requantization.json").read_text())
+    assert document["widths"]["share"] <= 0.8 and len(document["widths"]["layers"]) == 17
+    assert document["widths"]["bytes"] == sum(row["bits"] * row["elements"] for row in document["widths"]["layers"]) / 8
+    assert len(json.loads((tmp_path / "s.json").read_text())["errors"]) == 17
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        (("--bits=3",), "stores weights of 4, 8 bits, not of 3"),
+        (("--bits=4,8",), "leaves a choice"),
+        (("--budget=weights:0.5",), "give --bits"),
+        (("--bits=4,8", "--budget=weights:0.7"), "give calibration data"),
+        (("--bits=4,8", "--budget=much"), "is no budget"),
+        (("--pareto",), "--pareto shows what budgets allow"),
+    ],
+)
+def test_what_cannot_be_done_is_one_sentence(target: Path, tmp_path: Path, flags: tuple[str, ...], sentence: str) -> None:
+    done = run(target, tmp_path / "m.tflite", *flags)
+    assert done.returncode == 2 and sentence in done.stderr and "Traceback" not in done.stderr
+    assert not (tmp_path / "m.tflite").exists()
