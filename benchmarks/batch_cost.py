@@ -4,13 +4,15 @@ python benchmarks/batch_cost.py [--models=../shared/models] [--targets=a,b] [--w
 
 Prints each conversion's time alone, their sum over the workers, the batch's time, and whether
 batch <= 1.15 * sum / workers + 20 s; then seconds, bytes read and bytes shuffled of a job, and what 100,000 models come to.
-Run it on an idle machine: both sides are wall-clock times of the same minutes.
+Run it on an idle machine: both sides are wall-clock times of the same minutes. Seconds of processor time, which another
+program at work disturbs less, stand beside them.
 """
 
 import argparse
 import json
 import os
 import pickle
+import resource
 import subprocess
 import sys
 import tempfile
@@ -24,6 +26,12 @@ CORE = (
 )  # fmt: skip
 SHARE, START = 1.15, 20.0
 MANY = 100_000
+
+
+def processor() -> float:
+    """Seconds of processor time of all processes that ended so far."""
+    spent = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return spent.ru_utime + spent.ru_stime
 
 
 def run(*arguments: str, threads: int) -> tuple[float, int]:
@@ -94,14 +102,17 @@ def main() -> None:
     threads = max(1, (os.cpu_count() or 1) // given.workers)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        sum_alone = sum(alone(models, targets, folder, threads).values())
+        sum_alone, busy_alone = sum(alone(models, targets, folder, threads).values()), processor()
         took, output = together(models, targets, folder, given.workers, threads)
+        busy = processor() - busy_alone
         counts = json.loads((output / "summary.json").read_text())["counts"]
         bound = SHARE * sum_alone / given.workers + START
         print(f"alone {sum_alone:.1f} s in all, over {given.workers} workers {sum_alone / given.workers:.1f} s")
         verdict = "within" if took <= bound else "BEYOND"
         share = (took - START) / (sum_alone / given.workers)
         print(f"batch {took:.1f} s: {share:.2f} of that plus {START:.0f} s; {verdict} {SHARE}")
+        print(f"processor time: alone {busy_alone:.1f} s, batch {busy:.1f} s: {busy / busy_alone:.2f} of that", end="; ")
+        print(f"load average {os.getloadavg()[0]:.1f}")
         print(f"{counts}; files that differ: {same_bytes(models, targets, folder)}")
         scaling(output, models, given.workers)
 
