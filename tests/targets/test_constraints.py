@@ -81,7 +81,7 @@ EXAMPLES: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "winograd_overflows_after_the_bias": (
         WINOGRAD, {"accumulator": {"when": "each_step"}}, 'Got accumulator.when "each_step"'),
     "costs_are_given_for_every_width": (
-        FREE, {"weight": {"costs": {"cycles": {"4": 1.0}}}}, 'but they are {"cycles": {"4": 1.0}}'),
+        FREE, {"weight": {"costs": {"cycles": {"4": 1.0}}}}, 'but they are {"cycles": {"4": 1}}'),
     "weights_fit_a_tflite_file": (
         FREE, {"weight": {"bits": [9]}}, "but weight.bits is [9]"),
     "wide_activations_are_symmetric": (
