@@ -13,8 +13,8 @@ from tf_requant.batch.work import Work
 from tf_requant.errors import CalibrationError, InterpreterError
 from tf_requant.io import tflite
 from tf_requant.pipeline.check import Thresholds
-from tf_requant.pipeline.validate import _refuse_overlap as refuse_overlap  # the verb's own sentences
 from tf_requant.pipeline.validate import failures_of
+from tf_requant.pipeline.validate import refuse_overlap as refuse_overlap  # the verb's own sentences
 from tf_requant.validation.legality import Legality
 from tf_requant.validation.quality import Quality, fold
 from tf_requant.validation.tensors import TensorQuality, fold_layers

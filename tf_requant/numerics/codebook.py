@@ -8,6 +8,8 @@ file are): between two neighbouring levels each value belongs to the nearer one.
 import numpy as np
 from numpy.typing import NDArray
 
+from tf_requant.numerics.rounding import Rounding, round_real
+
 Array = NDArray[np.float64]
 _PARTS = 16
 """Bins a step: values within a sixteenth of a step count as one."""
@@ -33,11 +35,11 @@ def best_levels(values: Array, weights: Array, count: int, low: int, high: int) 
     Returns:
         At most `count` of them; no more than the values need.
     """
-    bins = np.clip(np.rint((values.ravel() - low) * _PARTS), 0, (high - low) * _PARTS).astype(np.int64)
+    bins = np.clip(_nearest_integer((values.ravel() - low) * _PARTS), 0, (high - low) * _PARTS).astype(np.int64)
     mass = np.bincount(bins, weights=weights.ravel(), minlength=(high - low) * _PARTS + 1)
     places = low + np.arange(mass.size) / _PARTS
-    used = np.unique(np.rint(places[mass > 0])).astype(np.int64)
-    if used.size <= count and np.all(places[mass > 0] == np.rint(places[mass > 0])):
+    used = np.unique(_nearest_integer(places[mass > 0])).astype(np.int64)
+    if used.size <= count and np.isin(places[mass > 0], used).all():
         return used if used.size else np.zeros(1, np.int64)
     # Sums up to each place, from which every interval's error around a level follows.
     sums = np.stack([np.concatenate([[0.0], np.cumsum(mass * places**power)]) for power in range(3)])
@@ -102,6 +104,10 @@ def nearest(values: Array, levels: NDArray[np.integer]) -> Array:
     """
     middle = (levels[1:] + levels[:-1]) / 2
     return np.asarray(levels[np.searchsorted(middle, values, side="right")], np.float64)
+
+
+def _nearest_integer(values: Array) -> Array:
+    return round_real(values, Rounding.HALF_EVEN)
 
 
 def _error(levels: NDArray[np.int64], sums: Array, start: NDArray[np.int64], stop: NDArray[np.int64]) -> Array:

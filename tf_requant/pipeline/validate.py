@@ -94,7 +94,7 @@ def validate(
     if target is not None and loaded.graph is not None:
         raise UsageError("a graph's own conversion obeys no target: write a .tflite file and validate that against the target")
     samples = load_samples(data, input_specs(source))
-    _refuse_overlap(candidate, samples)
+    refuse_overlap(candidate, samples)
     truth = samples.labels if labels is None else np.asarray(labels)
     kept = _Kept(isolate, source)
     quality = {}
@@ -189,7 +189,7 @@ def _tensors(isolation: Isolation) -> tuple[TensorQuality, ...]:
     )
 
 
-def _refuse_overlap(candidate: Model, samples: Samples) -> None:
+def refuse_overlap(candidate: Model, samples: Samples) -> None:
     """Refuses to judge a model on samples that shaped it: its own record tells their hashes.
 
     Raises:
