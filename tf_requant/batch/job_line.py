@@ -5,18 +5,20 @@ import json
 import math
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeGuard
 
 from tf_requant.corrections import chosen
-from tf_requant.errors import UsageError
+from tf_requant.errors import TargetError, UsageError
 from tf_requant.io.tf1 import GraphOptions, is_graph
+from tf_requant.pipeline.widths import asked_widths
+from tf_requant.targets import load_target
 
 THRESHOLDS = ("min_agreement", "max_top1_drop", "max_layer_error")
 GRAPH_OPTIONS = ("inputs", "outputs", "input_stats", "weights")
-OPTIONS = ("corrections", "io", "keep", "pin_range", *GRAPH_OPTIONS)
+OPTIONS = ("corrections", "io", "keep", "pin_range", "bits", "budget", *GRAPH_OPTIONS)
 """Keys that are arguments of `requantize`."""
 KEYS = ("model", "targets", "calibration", "data", "thresholds", "output", "samples", "layers", "exactness", *OPTIONS)
 _BOUNDS = {
@@ -99,6 +101,9 @@ def read_line(text: bytes, folder: Path) -> tuple[Line | None, list[str]]:
     thresholds = {key: float(value) for key, value in document.get("thresholds", {}).items()}
     options = {key: document[key] for key in OPTIONS if key in document}
     aims = tuple(resolved(name, folder) if name.lower().endswith(".json") else name for name in names)
+    problems = _widths(aims, document)
+    if problems:
+        return None, problems
     return Line(str(paths["model"]), aims, paths["calibration"], paths["data"], thresholds, options=options, **told), []
 
 
@@ -122,6 +127,22 @@ def _unsound(document: dict[str, Any], paths: dict[str, str | None]) -> list[str
             check()
         except UsageError as error:
             problems.append(str(error))
+    return problems
+
+
+def _widths(targets: Sequence[str], document: dict[str, Any]) -> list[str]:
+    """What a target has not of the widths that are asked for."""
+    problems = []
+    for name in targets if "bits" in document or "budget" in document else ():
+        try:
+            asked = asked_widths(load_target(name), document.get("bits"), document.get("budget"))
+        except TargetError:
+            continue  # told where targets are read
+        except UsageError as error:
+            problems.append(str(error))
+            continue
+        if asked is not None and asked.budget is not None and not document.get("calibration"):
+            problems.append("a budget is measured on samples, and there is no `calibration`")
     return problems
 
 
@@ -231,6 +252,12 @@ def _pins(value: Any) -> list[str]:
     return [f"{name}: expected [minimum, maximum], got {json.dumps(pair)}" for name, pair in wrong.items()]
 
 
+def _bits(value: Any) -> list[str]:
+    found = value if isinstance(value, list) else [value]
+    whole = all(isinstance(b, int) and not isinstance(b, bool) for b in found)
+    return [] if whole and found else [f"expected a whole number of bits or a list of them, got {json.dumps(value)}"]
+
+
 def _pair(value: Any) -> bool:
     return isinstance(value, list) and len(value) == 2 and all(map(_number, value))
 
@@ -242,5 +269,6 @@ def _stats(value: Any) -> list[str]:
 _CHECKS: dict[str, Callable[[Any], list[str]]] = {
     "model": _text, "targets": _texts, "calibration": _text, "data": _text, "thresholds": _thresholds, "output": _text,
     "samples": _whole(1), "layers": _whole(0), "exactness": _flag, "corrections": _texts, "io": _choice("io"), "keep": _keep,
-    "pin_range": _pins, "inputs": _texts, "outputs": _texts, "input_stats": _stats, "weights": _choice("weights"),
+    "pin_range": _pins, "bits": _bits, "budget": _text,
+    "inputs": _texts, "outputs": _texts, "input_stats": _stats, "weights": _choice("weights"),
 }  # fmt: skip

@@ -19,10 +19,9 @@ from tf_requant.pipeline.correct import Corrector
 from tf_requant.pipeline.graphs import graph_edits
 from tf_requant.pipeline.record import read_record, recorded
 from tf_requant.pipeline.source import ModelSource, Source, Weights, load_source
-from tf_requant.pipeline.widths import choose_widths
+from tf_requant.pipeline.widths import asked_widths, choose_widths
 from tf_requant.plan import Plan
 from tf_requant.planning.planner import plan_model
-from tf_requant.planning.widths import asked_widths
 from tf_requant.planning.wishes import Interface, Wishes
 from tf_requant.report import Report, build
 from tf_requant.rewrite.rewriter import apply

@@ -20,7 +20,9 @@ from tf_requant.pipeline.correct import Corrector
 from tf_requant.pipeline.reconstruct import Progress
 from tf_requant.pipeline.width_errors import WidthErrors, layers_of
 from tf_requant.planning.allocation import Item, allocate
-from tf_requant.planning.widths import WEIGHTS, Asked, Choice, Frontier
+from tf_requant.planning.widths import WEIGHTS, Asked, Choice, Frontier, asked_widths
+
+__all__ = ["Search", "asked_widths", "choose_widths"]
 
 EXCHANGES = 24
 """Exchanges of bits between two layers that are tried at most."""
