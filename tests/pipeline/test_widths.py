@@ -162,6 +162,12 @@ def test_an_impossible_budget_names_the_nearest_that_is_not() -> None:
         search(widths=(5, 8)).within(0.6)
 
 
+def test_samples_too_few_to_measure_and_judge_on_are_refused() -> None:
+    few = np.load(calibration_path())["images"][:4]
+    with pytest.raises(UsageError, match="4 are too few, give at least 5"):
+        tf_requant.requantize(model_path(), MIXED, calibration=few, bits=(4, 8), budget="weights:0.7")
+
+
 def test_widths_without_anything_to_measure_on_are_refused() -> None:
     with pytest.raises(UsageError, match="give calibration data"):
         tf_requant.requantize(model_path(), MIXED, bits=(4, 8), budget="weights:0.6")

@@ -187,8 +187,9 @@ class Corrector:
 
 
 def arithmetic_of(target: Target) -> Arithmetic:
-    """In what the result runs while it is corrected: TFLite's, or the device's own where that floors."""
-    return target.arithmetic if floors(target.arithmetic) else TFLITE_REF
+    """In what the result runs while it is corrected: TFLite's, or the device's own where that floors or has narrow codes."""
+    own = floors(target.arithmetic) or target.arithmetic.activation_bits is not None
+    return target.arithmetic if own else TFLITE_REF
 
 
 def _changes(plan: Plan) -> bool:

@@ -16,7 +16,7 @@ import numpy as np
 
 from tf_requant.calibration.statistics import Calibration
 from tf_requant.errors import UsageError
-from tf_requant.pipeline.correct import Corrector
+from tf_requant.pipeline.correct import HELD_BACK, Corrector
 from tf_requant.pipeline.reconstruct import Progress
 from tf_requant.pipeline.width_errors import WidthErrors, layers_of
 from tf_requant.planning.allocation import Item, allocate
@@ -53,6 +53,10 @@ def choose_widths(
         return Choice(dict.fromkeys(elements, asked.widths[0]), elements, max(corrector.target.weight.bits))
     if calibration is None:
         raise UsageError("--budget measures what each layer loses at each width: give calibration data (--calibration)")
+    if len(calibration) < HELD_BACK:
+        raise UsageError(
+            f"--budget measures on some samples and judges by others: {len(calibration)} are too few, give at least {HELD_BACK}"
+        )
     return Search(WidthErrors(corrector, asked.widths, calibration, state, progress), progress, asked.kind).run(asked.budget)
 
 
