@@ -8,14 +8,18 @@ import numpy as np
 import pytest
 
 import tf_requant
+from tests import builders
 from tf_requant.errors import UsageError
 from tf_requant.io import tflite
+from tf_requant.model.graph import Model
 from tf_requant.model.verify import check
 from tf_requant.pipeline.calibrate import products
 from tf_requant.pipeline.correct import Corrector
+from tf_requant.pipeline.simulate import checked_model
 from tf_requant.pipeline.width_errors import WidthErrors
 from tf_requant.pipeline.widths import Search
 from tf_requant.planning.planner import plan_model
+from tf_requant.planning.wishes import Wishes
 from tf_requant.rewrite.rewriter import apply
 from tf_requant.sample import calibration_path, evaluation_path, model_path
 from tf_requant.simulator.profiles import TFLITE_REF
@@ -95,7 +99,8 @@ def test_what_a_layer_loses_is_what_the_model_with_that_layer_loses() -> None:
         tensors = list(narrow.tensors)
         tensors[narrow.ops[index].inputs[position]] = tensors[narrow.ops[index].inputs[position]].with_(quant=params, data=codes)
         narrow = narrow.with_(tensors=tuple(tensors))
-    inputs = one.corrector.samples(calibration(), 0)(one.result).result[:8]
+    every = one.corrector.samples(calibration(), 0)(one.result).result
+    inputs = [every[n] for n in one.parts()[0]]
     error = power = 0.0
     for codes in inputs:
         values = []
@@ -108,6 +113,43 @@ def test_what_a_layer_loses_is_what_the_model_with_that_layer_loses() -> None:
         error, power = error + np.square(values[1] - values[0]).sum(), power + np.square(values[0]).sum()
     assert plan[origin] == 8
     assert one._found[origin][4] == pytest.approx(error / power, rel=1e-12)
+
+
+def heads(outputs: tuple[int, ...]) -> Model:
+    """A convolution that two others read."""
+    b = builders.Builder()
+    x = b.activation([1, 6, 6, 4], "int8")
+    made = []
+    for read in (x, None, None):
+        data = read if read is not None else made[0]
+        w = b.filter([4, 3, 3, 4], "int8")
+        y = b.activation([1, 6, 6, 4], "int8")
+        b.op("CONV_2D", [data, w, b.bias(data, w, 4, "int8")], [y], "Conv2DOptions", strideW=1, strideH=1)
+        made.append(y)
+    return checked_model(b.finish([x], [made[i] for i in outputs]))
+
+
+@pytest.mark.parametrize("outputs", [(1, 2), (1,)])
+def test_every_output_counts_and_what_none_needs_stays_wide(outputs: tuple[int, ...]) -> None:
+    source = heads(outputs)
+    data = np.random.default_rng(1).integers(-128, 128, (12, 6, 6, 4)).astype(np.int8)
+    choice = tf_requant.requantize(source, MIXED, calibration=data, bits=(4, 8), budget="weights:0.9").report.widths
+    assert set(choice.bits) == {0, 1, 2} and choice.share <= 0.9
+    assert len(outputs) == 2 or choice.bits[2] == 8
+
+
+def test_a_state_serves_fewer_widths_too_and_no_other_plan(tmp_path: Path) -> None:
+    state = tmp_path / "search.json"
+    search(state).within(0.8)
+    assert search(state, (6, 8)).within(0.8) == search(None, (6, 8)).within(0.8)
+    key = json.loads(state.read_text())["key"]
+    source = tflite.read(model_path().read_bytes())
+    name = next(t.name for t in source.main.tensors if t.is_activation and "add" in t.name)
+    pinned = Wishes(pinned=((name, -20.0, 20.0),))
+    other = Corrector(
+        source, MIXED, (), False, lambda c, t: plan_model(source, MIXED, pinned, c, t), lambda m, p: check(apply(m, p))
+    )
+    assert WidthErrors(other, WIDTHS, calibration())._key() != key
 
 
 def test_a_search_that_was_broken_off_goes_on(tmp_path: Path) -> None:

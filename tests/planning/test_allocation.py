@@ -64,3 +64,16 @@ def test_the_frontier_is_monotone_on_a_network_s_size() -> None:
 def test_an_option_that_another_beats_is_never_taken() -> None:
     items = [Item(np.array([1.0, 2.0, 3.0]), np.array([1.0, 2.0, 0.5]))]
     assert [allocate(items, budget) for budget in (0.5, 1.0, 2.5, 3.0)] == [None, (0,), (0,), (2,)]
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_a_budget_that_just_fits_is_met_whatever_the_last_bits_of_the_costs(seed: int) -> None:
+    """Costs of 0.1 and 0.4 a product: sums in two orders differ."""
+    rng = np.random.default_rng(seed)
+    items = [Item(rng.integers(1, 900) * np.array([0.1, 0.4]), np.array([float(rng.random()), 0.0])) for _ in range(12)]
+    picked = rng.integers(0, 2, 12)
+    budget = sum(float(item.costs[k]) for item, k in zip(items, picked))
+    chosen = allocate(items, budget)
+    assert chosen is not None
+    cost, error = totals(items, chosen)
+    assert cost <= budget * (1 + 1e-9) and error <= totals(items, tuple(picked))[1] + 1e-12

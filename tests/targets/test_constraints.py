@@ -80,6 +80,8 @@ EXAMPLES: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
         FREE, {"accumulator": {"intermediate": {"bits": 16, "products": 2}, "when": "each_step"}}, 'Got accumulator.when "each_step"'),
     "winograd_overflows_after_the_bias": (
         WINOGRAD, {"accumulator": {"when": "each_step"}}, 'Got accumulator.when "each_step"'),
+    "codebooks_hold_signed_symmetric_weights": (
+        UNSIGNED, {"weight": {"codebook": 4}}, "but weight.codebook is 4"),
     "costs_are_given_for_every_width": (
         FREE, {"weight": {"costs": {"cycles": {"4": 1.0}}}}, 'but they are {"cycles": {"4": 1}}'),
     "weights_fit_a_tflite_file": (

@@ -61,6 +61,8 @@ def run(values: absl_flags.FlagValues) -> int:
     model, target = required(values, "model"), required(values, "target")
     if values.pareto and not values.budget:
         raise UsageError("--pareto shows what budgets allow: give --bits=4,5,6,8 --budget=weights:0.75 or the like")
+    if values.search and not values.budget:
+        raise UsageError("--search keeps what a budget measures: give --bits and --budget, or leave it out")
     output, options = None, graph_options(values)
     if not values.dry_run:
         suffixes = (".tflite", GRAPH_SUFFIX) if is_graph(Path(model)) else (".tflite",)

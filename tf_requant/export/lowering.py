@@ -14,6 +14,7 @@ from tf_requant.model import graph as source
 from tf_requant.model.ops import info
 from tf_requant.model.quant import INT_BITS, QuantParams
 from tf_requant.numerics.arithmetic import Arithmetic
+from tf_requant.numerics.integers import signed_width
 from tf_requant.simulator.profiles import TFLITE_REF
 from tf_requant.simulator.simulator import Placed
 from tf_requant.simulator.site import CannotRun, Site
@@ -122,7 +123,7 @@ def _stored(
         if data is None or quant is None or data.dtype != np.int8 or quant.zero_point.any():
             continue
         if not codebook:
-            found[t] = replace(found[t], bits=max(int(data.max(initial=0)), -int(data.min(initial=0))).bit_length() + 1)
+            found[t] = replace(found[t], bits=signed_width(int(data.min(initial=0)), int(data.max(initial=0))))
             continue
         levels, indices = np.unique(data, return_inverse=True)
         bits = max(1, (levels.size - 1).bit_length())

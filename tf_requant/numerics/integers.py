@@ -60,3 +60,12 @@ def signed_bits(low: int, high: int) -> int:
 def largest(x: NDArray[Any]) -> int:
     """Max |x| as a Python integer; 0 of nothing."""
     return max(abs(int(x.min())), abs(int(x.max()))) if x.size else 0
+
+
+def signed_width(low: int, high: int) -> int:
+    """Bits of the narrowest two's complement type that holds both.
+
+    >>> [signed_width(*ends) for ends in ((-8, 7), (-7, 8), (0, 0), (-128, 3))]
+    [4, 5, 1, 8]
+    """
+    return max(high, -low - 1, 0).bit_length() + 1

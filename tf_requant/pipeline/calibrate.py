@@ -169,7 +169,9 @@ def products(graph: Graph, index: int) -> int:
         return 0
     weights, y = graph.tensors[op.inputs[1]], graph.tensors[op.outputs[0]]
     channels = weights.shape[3] if op.code == "DEPTHWISE_CONV_2D" else weights.shape[0]
-    return y.size * (weights.size // max(1, channels))
+    # A transposed convolution multiplies each input by every tap; the others compute each output from as many.
+    places = graph.tensors[op.inputs[2]].size // max(1, weights.shape[-1]) * channels if op.code == "TRANSPOSE_CONV" else y.size
+    return places * (weights.size // max(1, channels))
 
 
 def _with_noise(model: Model, found: Calibration, progress: Progress | None) -> Calibration:

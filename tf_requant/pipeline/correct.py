@@ -94,6 +94,8 @@ class Corrector:
 
     def _plan(self, calibration: Calibration | None) -> tuple[Plan, tuple[str, ...]]:
         plan, applied = self.planned(calibration, "thresholds" in self.asked), []
+        if EQUALIZATION in self.asked and self.target.weight.codebook is not None:
+            raise UsageError(f"equalization would leave the codebooks of target {self.target.name}: leave it out")
         if EQUALIZATION in self.asked and calibration is not None:
             plan = equalize(self.source, plan, calibration.peaks)
             applied.append(EQUALIZATION)
@@ -187,9 +189,8 @@ class Corrector:
 
 
 def arithmetic_of(target: Target) -> Arithmetic:
-    """In what the result runs while it is corrected: TFLite's, or the device's own where that floors or has narrow codes."""
-    own = floors(target.arithmetic) or target.arithmetic.activation_bits is not None
-    return target.arithmetic if own else TFLITE_REF
+    """In what the result runs while it is corrected: TFLite's, or the device's own where that floors."""
+    return target.arithmetic if floors(target.arithmetic) else TFLITE_REF
 
 
 def _changes(plan: Plan) -> bool:

@@ -121,7 +121,8 @@ def requantize(
         outputs: of a TF1 graph, the nodes to fetch; found likewise.
         input_stats: of a TF1 graph, (mean, deviation): real value = (pixel - mean) / deviation.
         weights: of a TF1 graph, `trained` to round filters from the floats that training left behind the codes.
-        bits: widths of the weights, among those of the target: one for every layer, or several to choose among.
+        bits: widths of the weights, among those of the target: one for every layer of the main graph, or several to choose
+            among.
         budget: `weights:0.6`: the share of the widest width's bytes that the weights may take; the widths of least error
             within it are measured on the calibration data (HMQ, arXiv 2007.09952, without training).
         search: a file that keeps what the search for widths measured, so that one that was broken off goes on.

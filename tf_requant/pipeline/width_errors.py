@@ -27,12 +27,13 @@ from tf_requant.model.graph import Graph, Model
 from tf_requant.model.ops import info
 from tf_requant.model.quant import QuantParams
 from tf_requant.pipeline.calibrate import products
-from tf_requant.pipeline.correct import Corrector, arithmetic_of, with_indices_for_names
+from tf_requant.pipeline.correct import HELD_BACK, Corrector, arithmetic_of, with_indices_for_names
 from tf_requant.pipeline.lanes import Inputs, Lane, in_reals, scores
 from tf_requant.pipeline.reconstruct import PLACES, Pass, Progress, bias_position, with_constant
 from tf_requant.planning.planner import plan_layer
 from tf_requant.planning.schemes import narrowed
 from tf_requant.targets import Target
+from tf_requant.version import __version__
 
 MEASURING, JUDGING, LEARNING = 8, 8, 48
 """Calibration samples that layers are measured on, others that exchanges are judged by, and others that filters are rounded by.
@@ -100,12 +101,12 @@ class WidthErrors:
         self._pass = Pass(self.source, self.result, self.plan.graphs[0], self.target, _METHODS, arithmetic_of(self.target), True)
         self._stop = max((self.result.main.producers.get(t, -1) for t in self.judged), default=-1) + 1
 
-    def parts(self) -> tuple[range, range, range]:
+    def parts(self) -> tuple[Sequence[int], Sequence[int], Sequence[int]]:
         """Of the calibration: the samples that measure, that judge, that are learned from."""
-        count = len(self.calibration)
-        measuring, judging = (min(most, max(1, count // 4)) for most in (MEASURING, JUDGING))
-        rest = range(measuring + judging, min(count, measuring + judging + LEARNING))
-        return range(measuring), range(measuring, measuring + judging), rest
+        # Those that judge the corrections later take no part.
+        free = [n for n in range(len(self.calibration)) if n % HELD_BACK != HELD_BACK - 1]
+        measuring, judging = (min(most, max(1, len(free) // 4)) for most in (MEASURING, JUDGING))
+        return free[:measuring], free[measuring : measuring + judging], free[measuring + judging :][:LEARNING]
 
     def _lane(self, graph: Graph, samples: Iterable[int]) -> Lane:
         inputs = self.corrector.samples(self.calibration, 0)(self.result).result
@@ -168,11 +169,13 @@ class WidthErrors:
         finally:
             lane.close()
         # A layer of a form that no pass mends stays as wide as it is.
-        self.errors = {i: self._of_widths(i) if i in self._found else {widest: 0.0} for i in self.elements}
+        # So does one that no score needs.
+        tried = {origin for origin, _ in self._outputs}
+        self.errors = {i: self._of_widths(i) if i in tried else {widest: 0.0} for i in self.elements}
 
     def _of_widths(self, origin: int) -> dict[int, float]:
         """What each width of a layer adds: of the scores' error the part that goes with the error of the layer's output."""
-        narrow = sorted(b for b in self._found[origin] if b < max(self.target.weight.bits))
+        narrow = sorted(b for b in self.widths if (origin, b) in self._outputs)
         found = {b: 0.0 for b in self.widths if b not in narrow}
         if narrow:
             x = np.array([self._outputs[origin, b] for b in narrow])
@@ -190,7 +193,8 @@ class WidthErrors:
         if bits not in self._found[origin]:
             graph = _with(lane.graph, index, self._candidates[origin, bits])
             found = lane.branch(graph, self._stop, self.judged, len(right))
-            self._found[origin][bits] = self._relative(found, right)
+            # What the branch does not compute is as it was.
+            self._found[origin][bits] = self._relative([{**r, **f} for r, f in zip(right, found)], right)
 
     def _moments(self, lane: Lane, index: int) -> tuple[Moments, Moments] | None:
         """Of a layer's inputs: on the samples that are learned from, and on those that measure; None where it is too wide."""
@@ -246,7 +250,11 @@ class WidthErrors:
 
     def _key(self) -> str:
         """What a measurement depends on."""
-        digest = hashlib.sha256(f"{self.calibration.model} {self.target} {sorted(self.calibration.digests)}".encode())
+        digest = hashlib.sha256(f"{__version__} {self.calibration.model} {self.target} {self.calibration.digests}".encode())
+        plan = self.plan.graphs[0]
+        for constant in (*plan.constants.values(), *plan.activations.values()):
+            digest.update(constant.params.scale.tobytes() + constant.params.zero_point.tobytes())
+        digest.update(repr(plan.ops).encode())
         return digest.hexdigest()
 
     def _load(self, key: str) -> None:

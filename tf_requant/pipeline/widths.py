@@ -106,7 +106,9 @@ class Search:
             f"on {len(judging)} others from {_decibels(first)} to {_decibels(measured)} dB of their own, ahead of the "
             "corrections"
         )
-        return Choice(chosen, self.layers.elements, self.widest, self.predicted(chosen), measured, self._frontier(whole), note)
+        spent = sum(self.cost(i, b) for i, b in chosen.items()) / whole
+        figures = (self.predicted(chosen), measured, self._frontier(whole), note, self.kind, spent)
+        return Choice(chosen, self.layers.elements, self.widest, *figures)
 
     def _allocated(self, bits: float) -> dict[int, int] | None:
         order = sorted(self.layers.elements)

@@ -77,9 +77,8 @@ def _symmetric(target: Target, dtype: str, values: ValueRange, gain: float, pinn
     if target.activation.scale == "power_of_two":
         ceiling = np.ceil(np.log2(fit) - 1e-9)
         scales = 2.0 ** (ceiling + np.array((0,) if pinned else _exponents(target)))
-    elif is_narrow(target) and values.counts is None:
-        # The file's type goes beyond the width, so TFLite would not clip there: every value has to fit, unless data say that
-        # what does not is rare.
+    elif is_narrow(target):
+        # The file's type goes beyond the width, so TFLite would not clip there: every value has to fit.
         scales = np.float32([fit] if pinned or step < fit else [step]).astype(np.float64)
     else:
         # The source's own step first: among equals it wins, and where every value fits it is exact.

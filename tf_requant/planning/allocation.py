@@ -42,19 +42,21 @@ def allocate(items: Sequence[Item], budget: float) -> tuple[int, ...] | None:
     Returns:
         One option an item; None where even the cheapest exceed the budget.
     """
+    # A budget that just fits may seem short by the last bits of a sum.
+    slack = _SLACK * max(1.0, abs(budget), sum(float(item.costs.max()) for item in items))
+    budget += slack
     if sum(float(item.costs.min()) for item in items) > budget:
         return None
     order = sorted(range(len(items)), key=lambda i: -float(np.ptp(items[i].costs)))
     rests = _relaxed([items[i] for i in order])
-    slack = _SLACK * sum(float(item.errors.max()) for item in items)
-    known = _rounded([items[i] for i in order], budget) + slack
+    known = _rounded([items[i] for i in order], budget) + _SLACK * sum(float(item.errors.max()) for item in items)
     costs, errors = np.zeros(1), np.zeros(1)
     steps: list[tuple[NDArray[np.int64], NDArray[np.int64]]] = []
     for place, i in enumerate(order):
         item = items[i]
         cost = (costs[:, None] + item.costs).reshape(-1)
         error = (errors[:, None] + item.errors).reshape(-1)
-        bound = error + rests[place + 1].least(budget - cost)
+        bound = error + rests[place + 1].least(budget - cost, slack)
         live = np.flatnonzero(bound <= known)
         kept = live[_unbeaten(cost[live], error[live])]
         steps.append((kept // item.costs.size, kept % item.costs.size))
@@ -86,10 +88,9 @@ class _Relaxed:
     costs: Array
     errors: Array
 
-    def least(self, budgets: Array) -> Array:
-        """For each budget; infinite where it is too small."""
-        # Sums in another order: a budget that just fits may seem short by the last bit.
-        short = budgets < self.costs[0] - _SLACK * max(1.0, abs(float(self.costs[0])))
+    def least(self, budgets: Array, slack: float) -> Array:
+        """For each budget; infinite where it is too small by more than some slack."""
+        short = budgets < self.costs[0] - slack
         return np.asarray(np.where(short, np.inf, np.interp(budgets, self.costs, self.errors)))
 
 

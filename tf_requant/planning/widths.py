@@ -30,6 +30,7 @@ class Asked:
 def asked_widths(target: Target, bits: Any, budget: Any) -> Asked | None:
     """Reads what a user asks for.
 
+    >>> from tf_requant.targets import load_target
     >>> asked_widths(load_target("nna_sym8").derive(name="n", weight={"bits": [8, 6, 4]}), "4,6,8", "weights:0.6")
     Asked(widths=(4, 6, 8), budget=0.6, kind='weights')
 
@@ -72,7 +73,7 @@ def _numbers(bits: Any) -> tuple[int, ...]:
     found = [p for p in parts if p not in (None, "")]
     try:
         numbers = [int(p) for p in found]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         numbers = []
     if len(numbers) != len(found) or any(isinstance(p, float) and p != int(p) for p in found):
         raise UsageError(f"--bits={bits!r} are no widths: give whole numbers of bits, such as --bits=4,5,6,8")
@@ -126,19 +127,23 @@ class Choice:
         bits: by op of the source's main graph.
         elements: weights of each of those ops.
         widest: the width that shares are counted against.
-        predicted: squared error of the scores, over their squared value, as the layers' own errors add up.
+        predicted: squared error of the scores, over their squared value, as the layers' own errors add up; None unmeasured.
         measured: the same of the model with these widths, ahead of the corrections; None where it was not run.
         frontier: what other budgets allow, the widest first.
         note: one sentence on the search.
+        kind: what the budget limits.
+        spent: of that, over what it is at the widest width; None without a budget.
     """
 
     bits: Mapping[int, int]
     elements: Mapping[int, int]
     widest: int
-    predicted: float = 0.0
+    predicted: float | None = None
     measured: float | None = None
     frontier: tuple[Frontier, ...] = ()
     note: str = ""
+    kind: str = WEIGHTS
+    spent: float | None = None
 
     @property
     def bytes(self) -> float:
@@ -155,6 +160,7 @@ class Choice:
         rows = [{"op": i, "bits": b, "elements": self.elements[i]} for i, b in sorted(self.bits.items())]
         frontier = [asdict(point) | {"layers": {str(b): n for b, n in point.layers.items()}} for point in self.frontier]
         figures = {"bytes": self.bytes, "share": self.share, "predicted": self.predicted, "measured": self.measured}
+        figures |= {"budget": self.kind, "spent": self.spent}
         return {"widest": self.widest, **figures, "layers": rows, "frontier": frontier}
 
     def table(self) -> str:

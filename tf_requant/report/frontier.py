@@ -3,7 +3,7 @@
 import io
 from math import log10
 
-from tf_requant.planning.widths import Choice
+from tf_requant.planning.widths import WEIGHTS, Choice
 from tf_requant.report.pictures import RC
 
 INK, LINE, RESULT = "#44505c", "#d5dbe1", "#c8501e"
@@ -26,11 +26,13 @@ def frontier_picture(choice: Choice) -> str:
         figure = Figure(figsize=(8, 4), dpi=72, layout="constrained")
         axes = figure.add_subplot()
         axes.plot([100 * x for x, _ in points], [y for _, y in points], "o-", color=INK, markersize=4, linewidth=1, label="best")
-        marks = ((choice.predicted, "o", "predicted"), (choice.measured or 0.0, "s", "measured, ahead of the corrections"))
+        marks = ((choice.predicted or 0.0, "o", "predicted"), (choice.measured or 0.0, "s", "measured, ahead of the corrections"))
         for error, mark, label in marks:
             if error > 0:
-                axes.plot([100 * choice.share], [10 * log10(error)], mark, color=RESULT, markersize=8, label=f"chosen: {label}")
-        axes.set_xlabel(f"weight bytes, % of those at {choice.widest} bits")
+                at = 100 * (choice.spent or 0.0)
+                axes.plot([at], [10 * log10(error)], mark, color=RESULT, markersize=8, label=f"chosen: {label}")
+        what = "bytes of the weights" if choice.kind == WEIGHTS else choice.kind
+        axes.set_xlabel(f"{what}, % of those at {choice.widest} bits")
         axes.set_ylabel("squared error of the scores, dB")
         axes.grid(color=LINE)
         axes.legend(frameon=False)

@@ -6,6 +6,7 @@ import numpy as np
 
 from tf_requant.model.graph import Graph
 from tf_requant.model.ops import info
+from tf_requant.numerics.integers import signed_width
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,6 @@ def stored_weights(index: int, graph: Graph, codebook: bool = False) -> list[Sto
             levels = int(np.unique(weights.data).size)
             bits = max(1, (levels - 1).bit_length())
         elif weights.data.dtype.kind == "i" and not weights.quant.zero_point.any():
-            bits = max(high, -low).bit_length() + 1
+            bits = signed_width(low, high)
         found.append(StoredWeights(index, graph.tensors[op.outputs[0]].name, weights.data.size, bits, levels))
     return found

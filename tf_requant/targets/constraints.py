@@ -191,6 +191,14 @@ def narrow_activations_are_symmetric(target: "Target") -> bool:
     return target.activation.symmetric or min(target.activation.bits) >= 8
 
 
+def codebooks_hold_signed_symmetric_weights(target: "Target") -> bool:
+    """A codebook holds signed weights with zero point 0, but weight.codebook is {weight.codebook}.
+
+    Got weight.signed {weight.signed} and weight.symmetric {weight.symmetric}.
+    """
+    return target.weight.codebook is None or (target.weight.signed and target.weight.symmetric)
+
+
 def costs_are_given_for_every_width(target: "Target") -> bool:
     """A table of weight.costs gives each width of weight.bits {weight.bits} one cost, but they are {weight.costs}."""
     wanted = {str(b) for b in target.weight.bits}
@@ -318,6 +326,7 @@ CONSTRAINTS: tuple[Callable[["Target"], bool], ...] = (
     activations_fit_a_tflite_file,
     narrow_activations_are_symmetric,
     weights_fit_a_tflite_file,
+    codebooks_hold_signed_symmetric_weights,
     costs_are_given_for_every_width,
     wide_activations_are_symmetric,
     unsigned_codes_have_8_bits,
