@@ -125,7 +125,8 @@ def requantize(
             among.
         budget: `weights:0.6`: the share of the widest width's bytes that the weights may take; the widths of least error
             within it are measured on the calibration data (HMQ, arXiv 2007.09952, without training).
-        search: a file that keeps what the search for widths measured, so that one that was broken off goes on.
+        search: a file that keeps what the search for widths measured, so that one that was broken off goes on; a dry run
+            leaves it alone.
         progress: called with (steps done, steps in all) of each part of the work.
 
     Raises:
@@ -155,7 +156,7 @@ def requantize(
     )
     widths = None
     if narrow is not None:
-        widths = choose_widths(corrector, narrow, observed, None if search is None else Path(search), progress)
+        widths = choose_widths(corrector, narrow, observed, None if search is None or dry_run else Path(search), progress)
         wishes = replace(wishes, widths=widths.bits)
     corrected = corrector.correct(observed)
     plan, notes = corrected.plan, tuple(n for n in (corrected.note, widths.note if widths else "") if n)
