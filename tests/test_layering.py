@@ -21,7 +21,7 @@ ALLOWED = {
     "planning": MODEL | {"targets", "plan", "calibration", "planning"},
     "corrections": MODEL | {"targets", "plan", "calibration", "corrections"},
     "rewrite": MODEL | {"targets", "plan", "rewrite"},
-    "report": MODEL | {"targets", "plan", "planning", "report"},
+    "report": MODEL | {"targets", "plan", "report"},
     "simulator": MODEL | {"simulator"},
     "export": MODEL | {"simulator", "export"},
     "validation": MODEL | {"targets", "plan", "validation"},

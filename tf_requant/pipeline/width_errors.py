@@ -81,11 +81,11 @@ class WidthErrors:
     calibration: Calibration
     state: Path | None = None
     progress: Progress | None = None
-    errors: dict[int, dict[int, float]] = field(default_factory=dict)
-    _found: dict[int, dict[int, float]] = field(default_factory=dict)
-    _outputs: dict[tuple[int, int], float] = field(default_factory=dict)
-    _candidates: dict[tuple[int, int], Constants] = field(default_factory=dict)
-    _right: list[Inputs] = field(default_factory=list)
+    errors: dict[int, dict[int, float]] = field(default_factory=dict, init=False)
+    _found: dict[int, dict[int, float]] = field(default_factory=dict, init=False)
+    _outputs: dict[tuple[int, int], float] = field(default_factory=dict, init=False)
+    _candidates: dict[tuple[int, int], Constants] = field(default_factory=dict, init=False)
+    _right: list[Inputs] = field(default_factory=list, init=False)
 
     def __post_init__(self) -> None:
         """Plans and makes the model at the widest width, which every measurement starts from."""

@@ -19,8 +19,9 @@ from tf_requant.errors import UsageError
 from tf_requant.pipeline.correct import HELD_BACK, Corrector
 from tf_requant.pipeline.reconstruct import Progress
 from tf_requant.pipeline.width_errors import WidthErrors, layers_of
+from tf_requant.plan import WEIGHTS, WidthFrontier, WidthPlan
 from tf_requant.planning.allocation import Item, allocate
-from tf_requant.planning.widths import WEIGHTS, Asked, Choice, Frontier, asked_widths
+from tf_requant.planning.widths import Asked, asked_widths
 
 __all__ = ["Search", "asked_widths", "choose_widths"]
 
@@ -33,7 +34,7 @@ _STEPS = 46
 
 def choose_widths(
     corrector: Corrector, asked: Asked, calibration: Calibration | None, state: Path | None = None, progress: Progress | None = None
-) -> Choice:
+) -> WidthPlan:
     """The widths that were asked for: one everywhere, or those of least error within a budget.
 
     Args:
@@ -50,7 +51,7 @@ def choose_widths(
     if not elements:
         raise UsageError("--bits has nothing to choose for: no layer with weights is on the accelerator")
     if asked.budget is None:
-        return Choice(dict.fromkeys(elements, asked.widths[0]), elements, max(corrector.target.weight.bits))
+        return WidthPlan(dict.fromkeys(elements, asked.widths[0]), elements, max(corrector.target.weight.bits))
     if calibration is None:
         raise UsageError("--budget measures what each layer loses at each width: give calibration data (--calibration)")
     if len(calibration) < HELD_BACK:
@@ -90,7 +91,7 @@ class Search:
             return float(bits * self.layers.elements[origin])
         return self.layers.products[origin] * self.layers.corrector.target.weight.costs[self.kind][str(bits)]
 
-    def run(self, budget: float) -> Choice:
+    def run(self, budget: float) -> WidthPlan:
         """The widths of least error whose bytes are at most so large a share of the widest width's.
 
         Raises:
@@ -108,7 +109,7 @@ class Search:
         )
         spent = sum(self.cost(i, b) for i, b in chosen.items()) / whole
         figures = (self.predicted(chosen), measured, self._frontier(whole), note, self.kind, spent)
-        return Choice(chosen, self.layers.elements, self.widest, *figures)
+        return WidthPlan(chosen, self.layers.elements, self.widest, *figures)
 
     def _allocated(self, bits: float) -> dict[int, int] | None:
         order = sorted(self.layers.elements)
@@ -121,8 +122,8 @@ class Search:
         found = allocate(items, bits)
         return None if found is None else {i: widths[k] for i, widths, k in zip(order, options, found)}
 
-    def _frontier(self, whole: float) -> tuple[Frontier, ...]:
-        found: list[Frontier] = []
+    def _frontier(self, whole: float) -> tuple[WidthFrontier, ...]:
+        found: list[WidthFrontier] = []
         for step in range(100, 100 - 2 * _STEPS, -2):
             chosen = self._allocated(step / 100 * whole)
             if chosen is None:
@@ -130,7 +131,7 @@ class Search:
             spent = sum(self.cost(i, b) for i, b in chosen.items())
             stored = sum(b * self.layers.elements[i] for i, b in chosen.items()) / 8
             layers = {b: sum(c == b for c in chosen.values()) for b in sorted(set(chosen.values()))}
-            point = Frontier(spent / whole, stored, self.predicted(chosen), layers)
+            point = WidthFrontier(spent / whole, stored, self.predicted(chosen), layers)
             if not found or point != found[-1]:
                 found.append(point)
         return tuple(found)

@@ -1,15 +1,12 @@
-"""Bit widths of a model's layers: what is asked for, what was chosen, and what other budgets would allow."""
+"""Bit widths of a model's layers: what is asked for."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
-from math import log10
+from dataclasses import dataclass
 from typing import Any
 
 from tf_requant.errors import UsageError
+from tf_requant.plan import WEIGHTS
 from tf_requant.targets import Target
-
-WEIGHTS = "weights"
-"""What a budget limits, unless it names a cost of the target's table: the bytes of the weights."""
 
 
 @dataclass(frozen=True)
@@ -100,74 +97,3 @@ def _share(target: Target, budget: Any) -> tuple[str, float | None]:
             f"at the widest width, such as weights:0.6{costs}"
         )
     return str(kind), number
-
-
-@dataclass(frozen=True)
-class Frontier:
-    """The best that each budget allows.
-
-    Attributes:
-        share: what is limited, over what it is at the widest width.
-        bytes: weight bytes on the accelerator.
-        error: predicted squared error of the scores, over their squared value, that narrower weights add.
-        layers: how many layers get each width.
-    """
-
-    share: float
-    bytes: float
-    error: float
-    layers: Mapping[int, int]
-
-
-@dataclass(frozen=True)
-class Choice:
-    """The widths of a model's layers.
-
-    Attributes:
-        bits: by op of the source's main graph.
-        elements: weights of each of those ops.
-        widest: the width that shares are counted against.
-        predicted: squared error of the scores, over their squared value, as the layers' own errors add up; None unmeasured.
-        measured: the same of the model with these widths, ahead of the corrections; None where it was not run.
-        frontier: what other budgets allow, the widest first.
-        note: one sentence on the search.
-        kind: what the budget limits.
-        spent: of that, over what it is at the widest width; None without a budget.
-    """
-
-    bits: Mapping[int, int]
-    elements: Mapping[int, int]
-    widest: int
-    predicted: float | None = None
-    measured: float | None = None
-    frontier: tuple[Frontier, ...] = ()
-    note: str = ""
-    kind: str = WEIGHTS
-    spent: float | None = None
-
-    @property
-    def bytes(self) -> float:
-        """Weight bytes on the accelerator."""
-        return sum(self.bits[i] * self.elements[i] for i in self.bits) / 8
-
-    @property
-    def share(self) -> float:
-        """Those over the bytes of the widest width."""
-        return self.bytes * 8 / max(1, self.widest * sum(self.elements.values()))
-
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON-ready values."""
-        rows = [{"op": i, "bits": b, "elements": self.elements[i]} for i, b in sorted(self.bits.items())]
-        frontier = [asdict(point) | {"layers": {str(b): n for b, n in point.layers.items()}} for point in self.frontier]
-        figures = {"bytes": self.bytes, "share": self.share, "predicted": self.predicted, "measured": self.measured}
-        figures |= {"budget": self.kind, "spent": self.spent}
-        return {"widest": self.widest, **figures, "layers": rows, "frontier": frontier}
-
-    def table(self) -> str:
-        """The frontier, a line a budget."""
-        lines = [f"{'share':>6} {'bytes':>12} {'predicted, dB':>14}  layers"]
-        for point in self.frontier:
-            error = f"{10 * log10(point.error):.1f}" if point.error > 0 else "none"
-            layers = ", ".join(f"{n} at {b} bits" for b, n in sorted(point.layers.items()))
-            lines.append(f"{point.share:>6.3f} {point.bytes:>12,.0f} {error:>14}  {layers}")
-        return "\n".join(lines)

@@ -3,14 +3,14 @@
 import io
 from math import log10
 
-from tf_requant.planning.widths import WEIGHTS, Choice
+from tf_requant.plan import WEIGHTS, WidthPlan
 from tf_requant.report.pictures import RC
 
 INK, LINE, RESULT = "#44505c", "#d5dbe1", "#c8501e"
 """Of a picture that stands alone."""
 
 
-def frontier_picture(choice: Choice) -> str:
+def frontier_picture(choice: WidthPlan) -> str:
     """An SVG: predicted error over the share of bytes, and the choice on it.
 
     Args:

@@ -8,8 +8,7 @@ import numpy as np
 
 from tf_requant.model.graph import Graph, Model
 from tf_requant.model.quant import QuantParams
-from tf_requant.plan import GraphPlan, Plan
-from tf_requant.planning.widths import Choice
+from tf_requant.plan import GraphPlan, Plan, WidthPlan
 from tf_requant.report.accumulators import AccumulatorRow, accumulator_bounds
 from tf_requant.report.names import short_name
 from tf_requant.report.storage import StoredWeights, stored_weights
@@ -78,7 +77,7 @@ class Report:
     accumulators: tuple[AccumulatorRow, ...] = ()
     accumulator_bits: int = 32
     weights: tuple[StoredWeights, ...] = ()
-    widths: Choice | None = None
+    widths: WidthPlan | None = None
     source_bytes: int = 0
     result_bytes: int = 0
 
@@ -134,7 +133,7 @@ def build(
     corrections: tuple[str, ...],
     warnings: tuple[str, ...],
     notes: tuple[str, ...] = (),
-    widths: Choice | None = None,
+    widths: WidthPlan | None = None,
 ) -> Report:
     """Collects the report of a plan that was (or, in a dry run, would be) applied."""
     rows: list[TensorRow] = []

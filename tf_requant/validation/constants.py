@@ -1,10 +1,12 @@
 """A layer's filter and bias beside its source's, in the same units: what re-expressing them changed."""
 
+from typing import Literal
+
 import numpy as np
 from numpy.typing import NDArray
 
-from tf_requant.model.graph import Tensor
-from tf_requant.model.ops import info
+from tf_requant.model.graph import Op, Tensor
+from tf_requant.model.ops import OpInfo, info
 from tf_requant.validation.correspondence import Correspondence, Gain
 
 Array = NDArray[np.float64]
@@ -17,13 +19,10 @@ def filters(meet: Correspondence, index: int) -> tuple[Array, Array] | None:
         meet: the candidate held against its source.
         index: the candidate's op.
     """
-    if index not in meet.ops:
+    found = _operands(meet, index, "filter")
+    if found is None:
         return None
-    op, own = meet.result.ops[index], meet.source.ops[meet.ops[index]]
-    row = info(op)
-    if row is None or row.filter is None or min(len(op.inputs), len(own.inputs)) <= row.filter:
-        return None
-    weights, others = meet.result.tensors[op.inputs[row.filter]], meet.source.tensors[own.inputs[row.filter]]
+    op, row, weights, others = found
     if not (_readable(weights) and _readable(others) and weights.shape == others.shape and op.outputs[0] in meet.gains):
         return None
     out_gain, in_gain = meet.gains[op.outputs[0]], meet.gains.get(op.inputs[row.data], np.asarray(1.0))
@@ -41,13 +40,10 @@ def bias_moves(meet: Correspondence, index: int) -> Array | None:
         meet: the candidate held against its source.
         index: the candidate's op.
     """
-    if index not in meet.ops:
+    found = _operands(meet, index, "bias")
+    if found is None:
         return None
-    op, own = meet.result.ops[index], meet.source.ops[meet.ops[index]]
-    row = info(op)
-    if row is None or row.bias is None or min(len(op.inputs), len(own.inputs)) <= row.bias or op.inputs[row.bias] < 0:
-        return None
-    bias, other = meet.result.tensors[op.inputs[row.bias]], meet.source.tensors[own.inputs[row.bias]]
+    op, _, bias, other = found
     output, gain = meet.result.tensors[op.outputs[0]].quant, meet.gains.get(op.outputs[0])
     if not (_readable(bias) and _readable(other)) or output is None or gain is None:
         return None
@@ -55,6 +51,20 @@ def bias_moves(meet: Correspondence, index: int) -> Array | None:
     if wanted.size != got.size or gain.size not in (1, wanted.size):
         return None
     return np.asarray((got - wanted * gain) / float(output.scale[0]))
+
+
+def _operands(meet: Correspondence, index: int, name: Literal["filter", "bias"]) -> tuple[Op, OpInfo, Tensor, Tensor] | None:
+    """A layer, its row, and that operand of the candidate and of the source; None where one of them has none."""
+    if index not in meet.ops:
+        return None
+    op, own = meet.result.ops[index], meet.source.ops[meet.ops[index]]
+    row = info(op)
+    position = None if row is None else getattr(row, name)
+    if row is None or position is None or min(len(op.inputs), len(own.inputs)) <= position:
+        return None
+    if op.inputs[position] < 0 or own.inputs[position] < 0:
+        return None
+    return op, row, meet.result.tensors[op.inputs[position]], meet.source.tensors[own.inputs[position]]
 
 
 def _readable(constant: Tensor) -> bool:
