@@ -19,6 +19,8 @@ from tf_requant.model.quant import QuantParams
 
 WEIGHTS = "weights"
 """What a budget limits, unless it names a cost of the target's table: the bytes of the weights."""
+ACTIVATIONS = "activations"
+"""What another limits: the bytes of all activations, each counted once."""
 
 
 class View(str, Enum):
@@ -41,6 +43,7 @@ class ActivationPlan:
         error: predicted mean squared error against the source's value, in units of the source's scale squared.
         measured: squared error over squared value on samples held back, upstream errors included; None unmeasured.
         channel_gains: on top of the gain, one factor a channel, float64[C]; None for none.
+        bits: the width it is stored in, where one was chosen for it; None for the target's own.
     """
 
     params: QuantParams
@@ -49,6 +52,7 @@ class ActivationPlan:
     error: float = 0.0
     measured: float | None = None
     channel_gains: NDArray[np.float64] | None = None
+    bits: int | None = None
 
     @property
     def gains(self) -> float | NDArray[np.float64]:
@@ -147,9 +151,9 @@ class WidthFrontier:
 
     Attributes:
         share: what is limited, over what it is at the widest width.
-        bytes: weight bytes on the accelerator.
-        error: predicted squared error of the scores, over their squared value, that narrower weights add.
-        layers: how many layers get each width.
+        bytes: of the weights or activations on the accelerator.
+        error: predicted squared error of the scores, over their squared value, that the narrower ones add.
+        layers: how many layers, or activations, get each width.
     """
 
     share: float
@@ -160,11 +164,11 @@ class WidthFrontier:
 
 @dataclass(frozen=True)
 class WidthPlan:
-    """The widths of a model's layers.
+    """The widths of a model's layers, or of its activations.
 
     Attributes:
-        bits: by op of the source's main graph.
-        elements: weights of each of those ops.
+        bits: by op of the source's main graph; by the first of the tensors that share parameters, for activations.
+        elements: weights of each of those ops; codes of those tensors in one run.
         widest: the width that shares are counted against.
         predicted: squared error of the scores, over their squared value, as the layers' own errors add up; None unmeasured.
         measured: the same of the model with these widths, ahead of the corrections; None where it was not run.
@@ -186,7 +190,7 @@ class WidthPlan:
 
     @property
     def bytes(self) -> float:
-        """Weight bytes on the accelerator."""
+        """Of the weights, or activations, on the accelerator."""
         return sum(self.bits[i] * self.elements[i] for i in self.bits) / 8
 
     @property
@@ -196,7 +200,8 @@ class WidthPlan:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON-ready values."""
-        rows = [{"op": i, "bits": b, "elements": self.elements[i]} for i, b in sorted(self.bits.items())]
+        what = "tensor" if self.kind == ACTIVATIONS else "op"
+        rows = [{what: i, "bits": b, "elements": self.elements[i]} for i, b in sorted(self.bits.items())]
         frontier = [asdict(point) | {"layers": {str(b): n for b, n in point.layers.items()}} for point in self.frontier]
         figures = {"bytes": self.bytes, "share": self.share, "predicted": self.predicted, "measured": self.measured}
         figures |= {"budget": self.kind, "spent": self.spent}
@@ -204,7 +209,8 @@ class WidthPlan:
 
     def table(self) -> str:
         """The frontier, a line a budget."""
-        lines = [f"{'share':>6} {'bytes':>12} {'predicted, dB':>14}  layers"]
+        what = "tensors" if self.kind == ACTIVATIONS else "layers"
+        lines = [f"{'share':>6} {'bytes':>12} {'predicted, dB':>14}  {what}"]
         for point in self.frontier:
             error = f"{10 * log10(point.error):.1f}" if point.error > 0 else "none"
             layers = ", ".join(f"{n} at {b} bits" for b, n in sorted(point.layers.items()))

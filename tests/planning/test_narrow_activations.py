@@ -1,4 +1,4 @@
-"""Activations narrower than int8: the plan clips nothing that TFLite's kernels, which know no such width, would not clip."""
+"""Activations narrower than int8: without data, the plan clips nothing that TFLite's kernels, which know no such width, keep."""
 
 from typing import Any
 
@@ -25,11 +25,11 @@ def narrow(name: str, bits: int) -> Target:
     return load_target(name).derive(name="narrow", activation={"bits": [bits]})
 
 
-def drawn(random: np.random.Generator) -> ValueRange:
+def drawn(random: np.random.Generator, data: bool = False) -> ValueRange:
     """Any range of 8-bit codes, with or without data whose tails are rare."""
     low, high = int(random.integers(-255, 1)), int(random.integers(1, 256))
     counts = None
-    if random.random() < 0.5:
+    if data:
         counts = np.zeros(high - low + 1, np.int64)
         counts[-low], counts[0], counts[-1] = 10**6, 1, 1
     return ValueRange(float(random.uniform(1e-3, 1.0)), low, high, None, low == 0, bool(random.random() < 0.5), counts, low)
@@ -50,6 +50,27 @@ def test_every_value_of_the_source_fits_without_a_clamp(name: str, bits: int) ->
         # And no coarser than that takes: the next finer power of two, or anything finer, would not hold them.
         finer = 2 * step if name.endswith("pow2") else step * 1.001
         assert step == pytest.approx(1, rel=1e-6) or values.high * finer > high or values.low * finer < low
+
+
+@pytest.mark.parametrize("name", ["nna_sym8_per_channel", "nna_sym8_pow2"])
+@pytest.mark.parametrize("bits", [4, 6, 7])
+def test_data_clip_what_is_rare(name: str, bits: int) -> None:
+    random, target, clipped = np.random.default_rng(bits), narrow(name, bits), 0
+    low, high = limits(bits)
+    for _ in range(50):
+        values = drawn(random, data=True)
+        v, p = values.prior
+        choice = choose(target, QuantParams("uint8", np.float32(values.scale), -values.low), values)
+        step = values.scale / float(choice.params.scale[0])
+        fit = min(high / values.high, low / values.low if values.low else np.inf)
+        if name.endswith("pow2"):
+            fit = values.scale * 2.0 ** np.floor(np.log2(fit / values.scale))
+        # Recomputed as the device saturates: never worse than holding every value.
+        chosen, holding = (((reexpress(v, s, low, high) / s - v) ** 2) @ p for s in (step, fit))
+        assert chosen <= holding * (1 + 1e-5)
+        assert choice.error == pytest.approx(chosen * values.scale**2, rel=1e-5)
+        clipped += "clipping" in choice.reason
+    assert clipped
 
 
 def test_a_range_that_fits_keeps_the_sources_own_step() -> None:

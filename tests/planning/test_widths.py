@@ -20,12 +20,12 @@ MIXED = load_target("nna_sym8_per_channel").derive(name="mixed", weight={"bits":
 @pytest.mark.parametrize(
     ("bits", "budget", "found"),
     [
-        ("4,5,6,8", "weights:0.6", Asked((4, 5, 6, 8), 0.6)),
-        ([8, 4, 4], {"weights": 0.75}, Asked((4, 8), 0.75)),
-        (6, None, Asked((6,))),
-        ("6", "weights:1", Asked((6,), 1.0)),
-        (None, None, None),
-        ("", (), None),
+        ("4,5,6,8", "weights:0.6", (Asked((4, 5, 6, 8), 0.6),)),
+        ([8, 4, 4], {"weights": 0.75}, (Asked((4, 8), 0.75),)),
+        (6, None, (Asked((6,)),)),
+        ("6", "weights:1", (Asked((6,), 1.0),)),
+        (None, None, ()),
+        ("", (), ()),
     ],
 )
 def test_widths_and_budgets_are_read_however_they_come(bits, budget, found) -> None:  # noqa: ANN001
@@ -57,7 +57,7 @@ COSTED = MIXED.derive(name="costed", weight={"costs": {"cycles": {"4": 1.0, "5":
 
 
 def test_a_budget_may_name_a_cost_of_the_targets_table() -> None:
-    assert asked_widths(COSTED, "4,8", "cycles:0.7") == Asked((4, 8), 0.7, "cycles")
+    assert asked_widths(COSTED, "4,8", "cycles:0.7") == (Asked((4, 8), 0.7, "cycles"),)
     with pytest.raises(UsageError, match="has a table of cycles"):
         asked_widths(COSTED, "4,8", "energy:0.7")
 

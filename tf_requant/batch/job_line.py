@@ -18,7 +18,7 @@ from tf_requant.targets import load_target
 
 THRESHOLDS = ("min_agreement", "max_top1_drop", "max_layer_error")
 GRAPH_OPTIONS = ("inputs", "outputs", "input_stats", "weights")
-OPTIONS = ("corrections", "io", "keep", "pin_range", "bits", "budget", *GRAPH_OPTIONS)
+OPTIONS = ("corrections", "io", "keep", "pin_range", "bits", "activation_bits", "budget", *GRAPH_OPTIONS)
 """Keys that are arguments of `requantize`."""
 KEYS = ("model", "targets", "calibration", "data", "thresholds", "output", "samples", "layers", "exactness", *OPTIONS)
 _BOUNDS = {
@@ -133,15 +133,15 @@ def _unsound(document: dict[str, Any], paths: dict[str, str | None]) -> list[str
 def _widths(targets: Sequence[str], document: dict[str, Any]) -> list[str]:
     """What a target has not of the widths that are asked for."""
     problems = []
-    for name in targets if "bits" in document or "budget" in document else ():
+    for name in targets if document.keys() & {"bits", "activation_bits", "budget"} else ():
         try:
-            asked = asked_widths(load_target(name), document.get("bits"), document.get("budget"))
+            asked = asked_widths(load_target(name), document.get("bits"), document.get("budget"), document.get("activation_bits"))
         except TargetError:
             continue  # told where targets are read
         except UsageError as error:
             problems.append(str(error))
             continue
-        if asked is not None and asked.budget is not None and not document.get("calibration"):
+        if any(one.budget is not None for one in asked) and not document.get("calibration"):
             problems.append("a budget is measured on samples, and there is no `calibration`")
     return problems
 
@@ -269,6 +269,6 @@ def _stats(value: Any) -> list[str]:
 _CHECKS: dict[str, Callable[[Any], list[str]]] = {
     "model": _text, "targets": _texts, "calibration": _text, "data": _text, "thresholds": _thresholds, "output": _text,
     "samples": _whole(1), "layers": _whole(0), "exactness": _flag, "corrections": _texts, "io": _choice("io"), "keep": _keep,
-    "pin_range": _pins, "bits": _bits, "budget": _text,
+    "pin_range": _pins, "bits": _bits, "activation_bits": _bits, "budget": _text,
     "inputs": _texts, "outputs": _texts, "input_stats": _stats, "weights": _choice("weights"),
 }  # fmt: skip

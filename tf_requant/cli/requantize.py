@@ -14,6 +14,7 @@ from tf_requant.io.tf1 import GRAPH_SUFFIX, is_graph
 from tf_requant.io.tflite_writer import save
 from tf_requant.pipeline.reporting import make
 from tf_requant.pipeline.requantize import prove, requantize
+from tf_requant.plan import ACTIVATIONS
 from tf_requant.report.frontier import frontier_picture
 
 SUMMARY = "re-expresses a quantized model for a target"
@@ -44,7 +45,9 @@ def define(values: absl_flags.FlagValues) -> None:
     )  # fmt: skip
     widths = "Widths of the weights among the target's, such as 4,5,6,8: one for every layer, or several to choose among."
     text("bits", None, widths, flag_values=values)
-    share = "weights:SHARE, the share of the widest width's bytes that weights may take; the widths of least error are measured."
+    between = "Widths of the activations between layers, likewise, such as 6,8."
+    text("activation_bits", None, between, flag_values=values)
+    share = "weights:SHARE, activations:SHARE or both with a comma: what they may take, over what they take at the widest width."
     text("budget", None, share, flag_values=values)
     text("search", None, "A file that keeps what the search for widths measured, to go on from.", flag_values=values)
     switch("pareto", False, "Print what other budgets allow; with --report, draw it as pareto.svg.", flag_values=values)
@@ -82,13 +85,14 @@ def run(values: absl_flags.FlagValues) -> int:
             input_stats=options.input_stats,
             weights=values.weights,
             bits=values.bits,
+            activation_bits=values.activation_bits,
             budget=values.budget,
             search=values.search,
             progress=step,
         )
     report = result.report
-    if values.pareto and report.widths is not None:
-        print(report.widths.table())
+    for choice in report.widths if values.pareto else ():
+        print(choice.table())
     if values.dry_run:
         print(report.details())
         print(report)
@@ -99,8 +103,9 @@ def run(values: absl_flags.FlagValues) -> int:
     content = result.graph_bytes if output.suffix == GRAPH_SUFFIX else result.model_bytes
     if values.report:
         _save_report(Path(values.report), report.to_dict())
-        if values.pareto and report.widths is not None:
-            save(Path(values.report) / "pareto.svg", frontier_picture(report.widths).encode())
+        for choice in report.widths if values.pareto else ():
+            name = "pareto.svg" if choice.kind != ACTIVATIONS else "pareto_activations.svg"
+            save(Path(values.report) / name, frontier_picture(choice).encode())
     save(output, content, overwrite=True)
     print(report)
     if warning:

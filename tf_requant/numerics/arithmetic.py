@@ -167,6 +167,7 @@ class Arithmetic:
         host_ops: ops that it says nothing of: its host runs them, as TFLite's reference kernels do.
         activation_bits: the width of activations in int8 tensors with zero point 0, where that is fewer than 8 bits: what
             an op writes saturates there. None: codes take all of their tensor's type.
+        activation_widths: the widths that a tensor may name for itself; such a tensor has that width instead.
         winograd: how a CONV_2D of 3 x 3 taps, stride 1 and dilation 1 is computed: in tiles of 2 x 2 outputs, or None:
             directly. Both give the same codes; the first needs more of the accumulator, which takes its products one by
             one: they are too large for an intermediate register.
@@ -182,6 +183,7 @@ class Arithmetic:
     pad: Literal["zero_point", "zero"] = "zero_point"
     host_ops: tuple[str, ...] = ()
     activation_bits: int | None = None
+    activation_widths: tuple[int, ...] = ()
     winograd: Winograd | None = None
 
     def requantizer_of(self, op: str, dtype: str = "", bias: str = "") -> Requantizer:

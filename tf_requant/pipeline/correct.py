@@ -12,11 +12,15 @@ from tf_requant.corrections.equalization import equalize
 from tf_requant.errors import UsageError
 from tf_requant.io.data import feed
 from tf_requant.model.graph import Graph, Model
+from tf_requant.model.verify import check
 from tf_requant.numerics.arithmetic import Arithmetic
 from tf_requant.pipeline.calibrate import macs
 from tf_requant.pipeline.inputs import input_specs
 from tf_requant.pipeline.reconstruct import Outcome, Pass, Progress, Samples, floors
 from tf_requant.plan import Plan
+from tf_requant.planning.planner import plan_model
+from tf_requant.planning.wishes import Wishes
+from tf_requant.rewrite.rewriter import apply
 from tf_requant.simulator.ops import KERNELS
 from tf_requant.simulator.profiles import TFLITE_REF
 from tf_requant.targets import Target
@@ -59,8 +63,7 @@ class Corrector:
         target: the accelerator.
         asked: corrections by name.
         named: whether the user named them, so that they are kept whatever is measured.
-        planned: (calibration or None, whether its histograms choose thresholds) -> plan.
-        rewrite: (source, plan) -> result.
+        wishes: the user's overrides, the widths that were chosen among them.
         progress: called with (steps done, steps in all).
     """
 
@@ -68,9 +71,21 @@ class Corrector:
     target: Target
     asked: tuple[str, ...]
     named: bool
-    planned: Callable[[Calibration | None, bool], Plan]
-    rewrite: Callable[[Model, Plan], Model]
+    wishes: Wishes = Wishes()
     progress: Progress | None = None
+
+    def planned(self, calibration: Calibration | None, thresholds: bool) -> Plan:
+        """The plan ahead of every correction.
+
+        Args:
+            calibration: of the source, or None.
+            thresholds: whether its histograms choose thresholds.
+        """
+        return plan_model(self.source, self.target, self.wishes, calibration, thresholds)
+
+    def rewrite(self, source: Model, plan: Plan) -> Model:
+        """What a plan makes of the source (under whatever names), verified."""
+        return check(apply(source, plan))
 
     def correct(self, calibration: Calibration | None) -> Corrected:
         """The plan with every correction that was asked for and, unless it was named, helps."""
@@ -189,8 +204,8 @@ class Corrector:
 
 
 def arithmetic_of(target: Target) -> Arithmetic:
-    """In what the result runs while it is corrected: TFLite's, or the device's own where that floors."""
-    return target.arithmetic if floors(target.arithmetic) else TFLITE_REF
+    """In what the result runs while it is corrected: TFLite's, or the device's own where that floors or clips at fewer bits."""
+    return target.arithmetic if floors(target.arithmetic) or min(target.activation.bits) < 8 else TFLITE_REF
 
 
 def _changes(plan: Plan) -> bool:

@@ -1,6 +1,6 @@
 """Two models run side by side on the same samples, op by op, so that each layer can be mended behind the ones before."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -51,7 +51,14 @@ class Lane:
         """Goes on with a graph whose next op has other constants."""
         self._simulator.revise(graph, self.position)
 
-    def branch(self, graph: Graph, stop: int, wanted: Collection[int], count: int | None = None) -> list[Inputs]:
+    def branch(
+        self,
+        graph: Graph,
+        stop: int,
+        wanted: Collection[int],
+        count: int | None = None,
+        changed: Mapping[int, Callable[[NDArray[Any]], NDArray[Any]]] | None = None,
+    ) -> list[Inputs]:
         """What samples would come to if the next op had another graph's constants; the lane stays where it is.
 
         Args:
@@ -59,13 +66,19 @@ class Lane:
             stop: the op ahead of which the branch ends.
             wanted: the tensors that are returned.
             count: of the first so many samples; of all where it is left out.
+            changed: by tensor, what becomes of its codes once they are written.
         """
+        changed = changed or {}
         kept, found = self.graph, []
         self.revise(graph)
         for run in self.runs[:count]:
             branch, outputs = Run(dict(run.values), dict(run.variables)), {}
             for position in range(self.position, stop):
                 made = self._simulator.step(position, branch)
+                for t in made.keys() & changed.keys():
+                    made[t] = changed[t](made[t])
+                    if t in branch.values:
+                        branch.values[t] = made[t]
                 outputs.update({t: made[t] for t in made.keys() & set(wanted)})
             found.append(outputs)
         self.revise(kept)

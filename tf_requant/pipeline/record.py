@@ -32,6 +32,7 @@ class Record:
         target: what it was made for.
         biases: tensor name -> channel -> how far the bias behind it was moved, in steps of the tensor; None where what
             it was made from was itself re-expressed, or a graph: moves count from an original.
+        widths: tensor name -> bits that the target stores of it, where they were chosen for it.
     """
 
     gains: dict[str, Any] = field(default_factory=dict)
@@ -39,10 +40,11 @@ class Record:
     pixels: dict[str, Pixels] = field(default_factory=dict)
     target: str = ""
     biases: dict[str, dict[int, float]] | None = None
+    widths: dict[str, int] = field(default_factory=dict)
 
     def to_bytes(self) -> bytes:
         """JSON; empty where there is nothing to remember."""
-        if not (self.gains or self.calibration or self.pixels or self.biases is not None):
+        if not (self.gains or self.calibration or self.pixels or self.widths or self.biases is not None):
             return b""
         document: dict[str, Any] = {"version": __version__, "target": self.target, "gains": self.gains}
         if self.calibration:
@@ -51,6 +53,8 @@ class Record:
             document["pixels"] = {name: list(held) for name, held in self.pixels.items()}
         if self.biases is not None:
             document["biases"] = self.biases
+        if self.widths:
+            document["widths"] = self.widths
         return json.dumps(document, sort_keys=True).encode()
 
 
@@ -63,9 +67,19 @@ def read_record(model: Model) -> Record:
         biases = held.get("biases")
         if biases is not None:
             biases = {str(n): {int(c): float(x) for c, x in moves.items()} for n, moves in biases.items()}
-        return Record(dict(held.get("gains", {})), calibration, pixels, str(held.get("target", "")), biases)
+        widths = {str(n): int(b) for n, b in held.get("widths", {}).items()}
+        return Record(dict(held.get("gains", {})), calibration, pixels, str(held.get("target", "")), biases, widths)
     except (ValueError, AttributeError, TypeError):
         return Record()
+
+
+def with_recorded_widths(model: Model) -> Model:
+    """The model, each activation of its main graph with the width that its record gives it."""
+    widths = read_record(model).widths
+    if not widths:
+        return model
+    tensors = tuple(t.with_(bits=widths[t.name]) if t.name in widths and t.is_activation else t for t in model.main.tensors)
+    return model.with_(graphs=(model.main.with_(tensors=tensors), *model.graphs[1:]))
 
 
 def recorded(result: Model, source: Model, plan: Plan, digests: tuple[str, ...]) -> Model:
@@ -86,7 +100,8 @@ def recorded(result: Model, source: Model, plan: Plan, digests: tuple[str, ...])
     }
     calibration = tuple(sorted({*digests, *before.calibration}))
     biases = None if before.target else _moves(Correspondence(source.main, result.main, gains))
-    content = Record(gains, calibration, _pixels(source.main, result.main, before), plan.target, biases).to_bytes()
+    widths = {t.name: t.bits for t in result.main.tensors if t.bits is not None}
+    content = Record(gains, calibration, _pixels(source.main, result.main, before), plan.target, biases, widths).to_bytes()
     kept = {k: v for k, v in result.metadata.items() if k != METADATA}
     return result.with_(metadata=kept | ({METADATA: content} if content else {}))
 

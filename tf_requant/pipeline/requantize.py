@@ -20,8 +20,7 @@ from tf_requant.pipeline.graphs import graph_edits
 from tf_requant.pipeline.record import read_record, recorded
 from tf_requant.pipeline.source import ModelSource, Source, Weights, load_source
 from tf_requant.pipeline.widths import asked_widths, choose_widths
-from tf_requant.plan import Plan
-from tf_requant.planning.planner import plan_model
+from tf_requant.plan import ACTIVATIONS, Plan
 from tf_requant.planning.wishes import Interface, Wishes
 from tf_requant.report import Report, build
 from tf_requant.rewrite.rewriter import apply
@@ -100,6 +99,7 @@ def requantize(
     input_stats: tuple[float, float] | None = None,
     weights: Weights = "codes",
     bits: Any = None,
+    activation_bits: Any = None,
     budget: Any = None,
     search: str | os.PathLike[str] | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -123,8 +123,10 @@ def requantize(
         weights: of a TF1 graph, `trained` to round filters from the floats that training left behind the codes.
         bits: widths of the weights, among those of the target: one for every layer of the main graph, or several to choose
             among.
-        budget: `weights:0.6`: the share of the widest width's bytes that the weights may take; the widths of least error
-            within it are measured on the calibration data (HMQ, arXiv 2007.09952, without training).
+        activation_bits: widths of the activations between layers, likewise; inputs and outputs keep the target's first.
+        budget: `weights:0.6`: the share of the widest width's bytes that the weights may take, `activations:0.8` that of the
+            activations, or both with a comma between them; the widths of least error within it are measured on the
+            calibration data (HMQ, arXiv 2007.09952, without training).
         search: a file that keeps what the search for widths measured, so that one that was broken off goes on; a dry run
             leaves it alone.
         progress: called with (steps done, steps in all) of each part of the work.
@@ -134,7 +136,7 @@ def requantize(
     """
     asked = chosen(corrections, calibration is not None)
     aim = load_target(target)
-    narrow = asked_widths(aim, bits, budget)
+    narrow = asked_widths(aim, bits, budget, activation_bits)
     pinned = tuple((name, *bounds) for name, bounds in (pin_range or {}).items())
     wishes = Wishes(io, pinned, (keep,) if isinstance(keep, str) else tuple(keep))
     loaded = load_source(model, GraphOptions(_names(inputs), _names(outputs), input_stats), weights)
@@ -150,17 +152,18 @@ def requantize(
         aim,
         asked,
         corrections != "auto",
-        lambda c, thresholds: plan_model(source, aim, wishes, c, thresholds),
-        lambda model, p: check(apply(model, p)),
+        wishes,
         progress,
     )
-    widths = None
-    if narrow is not None:
-        widths = choose_widths(corrector, narrow, observed, None if search is None or dry_run else Path(search), progress)
-        wishes = replace(wishes, widths=widths.bits)
-    corrected = corrector.correct(observed)
-    plan, notes = corrected.plan, tuple(n for n in (corrected.note, widths.note if widths else "") if n)
-    learned = corrected.learned or (widths is not None and widths.measured is not None)
+    state = None if search is None or dry_run else Path(search)
+    # Errors of rounding add up, so weights and activations are chosen for apart, each beside the other at its widest.
+    widths = tuple(choose_widths(corrector, asked_for, observed, state, progress) for asked_for in narrow)
+    for choice in widths:
+        part = "activation_widths" if choice.kind == ACTIVATIONS else "widths"
+        wishes = replace(wishes, **{part: choice.bits})
+    corrected = replace(corrector, wishes=wishes).correct(observed)
+    plan, notes = corrected.plan, tuple(n for n in (corrected.note, *(choice.note for choice in widths)) if n)
+    learned = corrected.learned or any(choice.measured is not None for choice in widths)
     digests = observed.digests if observed is not None and learned else ()
     result = source if dry_run else check(recorded(apply(source, plan), source, plan, digests))
     warnings = (*source.warnings, *unproven)

@@ -11,7 +11,7 @@ from tf_requant.io.tf1 import GraphOptions, QatGraph, is_graph, read_graph
 from tf_requant.model.graph import Model
 from tf_requant.model.verify import check
 from tf_requant.pipeline.graphs import matched, with_trained_filters
-from tf_requant.pipeline.record import METADATA
+from tf_requant.pipeline.record import METADATA, with_recorded_widths
 
 ModelSource = str | os.PathLike[str] | bytes | Model
 Weights = Literal["codes", "trained"]
@@ -78,15 +78,15 @@ def load_source(source: ModelSource, options: GraphOptions = NO_OPTIONS, weights
     if options != NO_OPTIONS or weights != "codes":
         raise UsageError("inputs, outputs, input_stats and trained weights are for TF1 graphs, and the model is none")
     if isinstance(source, Model):
-        return Source(check(source))
+        return Source(check(with_recorded_widths(source)))
     if isinstance(source, bytes | bytearray | memoryview):
         content = bytes(source)
     elif isinstance(source, str | os.PathLike):
-        model = check(tflite.read(Path(source)))
+        model = check(with_recorded_widths(tflite.read(Path(source))))
         return Source(model, _sound(model, Path(source).read_bytes()), Path(source).stat().st_size)
     else:
         raise UsageError(f"a model is a path, bytes or a tf_requant.Model, got {type(source).__name__}")
-    model = check(tflite.read(content))
+    model = check(with_recorded_widths(tflite.read(content)))
     return Source(model, _sound(model, content), len(content))
 
 

@@ -1,36 +1,44 @@
-"""How many bits each layer's weights need: measured without labels, chosen exactly, refined on the whole model.
+"""How many bits each layer's weights, or each activation, need: measured without labels, chosen exactly, then refined.
 
-HMQ (arXiv 2007.09952) learns a width for each tensor while it trains; here the start is a model that works. Each layer is
-put to each width alone, behind and ahead of layers at the widest, and what that does to the scores is measured on
-calibration samples. Any change of a layer also lets the codes behind it round otherwise; that part is as large for one bit as
-for four and does not add up over layers, so it is told apart: what grows with the error of the layer's own output is the
-width's. Those errors add up, so the widths of least error within a budget are a knapsack, solved exactly; then exchanges
-between layers are tried, on other samples and against the source.
+HMQ (arXiv 2007.09952) learns a width for each tensor while it trains; here the start is a model that works. Each layer, or
+in a choice of their own each activation, is put to each width alone, behind and ahead of everything at its widest, and what
+that does to the scores is measured on calibration samples. Any change also lets the codes behind it round otherwise; that part
+is as large for one bit as for four and does not add up, so it is told apart: what grows with the error of what is written is
+the width's. Those errors add up, so the widths of least error within a budget are a knapsack, solved exactly; then exchanges
+between two are tried, on other samples and against the source.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
 from tf_requant.calibration.statistics import Calibration
 from tf_requant.errors import UsageError
+from tf_requant.pipeline.activation_errors import ActivationErrors, activations_of, codes_of
+from tf_requant.pipeline.calibrate import products
 from tf_requant.pipeline.correct import HELD_BACK, Corrector
 from tf_requant.pipeline.reconstruct import Progress
+from tf_requant.pipeline.trials import Trials
 from tf_requant.pipeline.width_errors import WidthErrors, layers_of
-from tf_requant.plan import WEIGHTS, WidthFrontier, WidthPlan
+from tf_requant.plan import ACTIVATIONS, WEIGHTS, WidthFrontier, WidthPlan
 from tf_requant.planning.allocation import Item, allocate
 from tf_requant.planning.widths import Asked, asked_widths
 
 __all__ = ["Search", "asked_widths", "choose_widths"]
 
+NOUNS = {ACTIVATIONS: "activations"}
+"""What is chosen for, by what a budget limits; layers elsewhere."""
 EXCHANGES = 24
 """Exchanges of bits between two layers that are tried at most."""
 _WORTH = 0.98
 """An exchange is kept where the error falls to this share."""
 _STEPS = 46
 """Budgets of the frontier, in hundredths of the widest down from 100."""
+
 
 def choose_widths(
     corrector: Corrector, asked: Asked, calibration: Calibration | None, state: Path | None = None, progress: Progress | None = None
@@ -39,7 +47,7 @@ def choose_widths(
 
     Args:
         corrector: the source, the target, and how plans are made and applied.
-        asked: the widths and the budget.
+        asked: the widths and the budget, of weights or of activations.
         calibration: samples; widths are chosen by what they measure.
         state: a file that keeps what was measured.
         progress: called with (steps done, steps in all) of each part.
@@ -47,18 +55,52 @@ def choose_widths(
     Raises:
         UsageError: nothing to choose for, nothing to choose by, or a budget that no width meets.
     """
-    elements = layers_of(corrector.source, corrector)
+    elements, widest = _elements(corrector, asked.kind)
     if not elements:
-        raise UsageError("--bits has nothing to choose for: no layer with weights is on the accelerator")
+        what = "activation between layers" if asked.kind == ACTIVATIONS else "layer with weights"
+        raise UsageError(f"{asked.flag} has nothing to choose for: no {what} is on the accelerator")
     if asked.budget is None:
-        return WidthPlan(dict.fromkeys(elements, asked.widths[0]), elements, max(corrector.target.weight.bits))
+        return WidthPlan(dict.fromkeys(elements, asked.widths[0]), elements, widest, kind=asked.kind)
     if calibration is None:
-        raise UsageError("--budget measures what each layer loses at each width: give calibration data (--calibration)")
+        raise UsageError("--budget measures what each width loses: give calibration data (--calibration)")
     if len(calibration) < HELD_BACK:
         raise UsageError(
             f"--budget measures on some samples and judges by others: {len(calibration)} are too few, give at least {HELD_BACK}"
         )
-    return Search(WidthErrors(corrector, asked.widths, calibration, state, progress), progress, asked.kind).run(asked.budget)
+    measure = ActivationErrors if asked.kind == ACTIVATIONS else WidthErrors
+    return Search(measure(corrector, asked.widths, calibration, state, progress), progress, asked.kind).run(asked.budget)
+
+
+def _elements(corrector: Corrector, kind: str) -> tuple[dict[int, int], int]:
+    """What can be chosen for, with how many elements each has, and the target's widest width."""
+    graph, target = corrector.source.main, corrector.target
+    if kind == ACTIVATIONS:
+        return codes_of(graph, activations_of(graph, corrector.planned(None, False).graphs[0], target)), max(target.activation.bits)
+    return layers_of(corrector.source, corrector), max(target.weight.bits)
+
+
+class Candidates(Protocol):
+    """What layers, or activations, do to the scores at each width.
+
+    Attributes:
+        errors: by candidate and width, what the width adds to the scores' squared error, over their squared value.
+        elements: weights, or codes, of each.
+        widths: those that are measured.
+        widest: the target's widest width.
+    """
+
+    corrector: Corrector
+    trials: Trials
+    errors: dict[int, dict[int, float]]
+    elements: dict[int, int]
+    widths: tuple[int, ...]
+    widest: int
+
+    def measure(self) -> None:
+        """Fills `errors`, once."""
+
+    def measured(self, chosen: Mapping[int, int]) -> float:
+        """The error of the scores against the source's, everything at its width, on the samples that judge."""
 
 
 @dataclass
@@ -66,30 +108,30 @@ class Search:
     """The choice of widths for one model and target.
 
     Args:
-        layers: what each layer does to the scores at each width; measured where that has not been done.
+        candidates: what each does to the scores at each width; measured where that has not been done.
         progress: called with (exchanges done, in all).
-        kind: what a budget limits: `weights`, or a cost of the target's table.
+        kind: what a budget limits: `weights`, `activations`, or a cost of the target's table for weights.
     """
 
-    layers: WidthErrors
+    candidates: Candidates
     progress: Progress | None = None
     kind: str = WEIGHTS
 
-    @property
-    def widest(self) -> int:
-        """The target's widest width, which shares are counted against."""
-        return max(self.layers.corrector.target.weight.bits)
+    @cached_property
+    def products(self) -> dict[int, int]:
+        """Of each layer in one run."""
+        return {i: products(self.candidates.corrector.source.main, i) for i in self.candidates.elements}
 
     @property
     def whole(self) -> float:
         """What everything takes at that width."""
-        return sum(self.cost(i, self.widest) for i in self.layers.elements)
+        return sum(self.cost(i, self.candidates.widest) for i in self.candidates.elements)
 
     def cost(self, origin: int, bits: int) -> float:
-        """What a layer takes at a width: bits of its weights, or its products at their cost."""
-        if self.kind == WEIGHTS:
-            return float(bits * self.layers.elements[origin])
-        return self.layers.products[origin] * self.layers.corrector.target.weight.costs[self.kind][str(bits)]
+        """What one takes at a width: bits of its elements, or a layer's products at their cost."""
+        if self.kind in (WEIGHTS, ACTIVATIONS):
+            return float(bits * self.candidates.elements[origin])
+        return self.products[origin] * self.candidates.corrector.target.weight.costs[self.kind][str(bits)]
 
     def run(self, budget: float) -> WidthPlan:
         """The widths of least error whose bytes are at most so large a share of the widest width's.
@@ -98,23 +140,24 @@ class Search:
             UsageError: even the narrowest are too large.
         """
         chosen, whole = self.within(budget), self.whole
-        first = self.layers.measured(chosen)
+        first = self.candidates.measured(chosen)
         chosen, measured, kept = self._exchanged(chosen, first, budget * whole)
-        measuring, judging, _ = self.layers.parts()
+        measuring, judging, _ = self.candidates.trials.parts()
+        widths = ", ".join(map(str, sorted(self.candidates.widths)))
         note = (
-            f"widths: {len(self.layers.elements)} layers among {', '.join(map(str, sorted(self.layers.widths)))} bits, measured on "
-            f"{len(measuring)} calibration samples; {kept} exchanges of bits between layers took the scores' squared error "
+            f"widths: {len(self.candidates.elements)} {NOUNS.get(self.kind, 'layers')} among {widths} bits, measured on "
+            f"{len(measuring)} calibration samples; {kept} exchanges of bits between them took the scores' squared error "
             f"on {len(judging)} others from {_decibels(first)} to {_decibels(measured)} dB of their own, ahead of the "
             "corrections"
         )
         spent = sum(self.cost(i, b) for i, b in chosen.items()) / whole
         figures = (self.predicted(chosen), measured, self._frontier(whole), note, self.kind, spent)
-        return WidthPlan(chosen, self.layers.elements, self.widest, *figures)
+        return WidthPlan(chosen, self.candidates.elements, self.candidates.widest, *figures)
 
     def _allocated(self, bits: float) -> dict[int, int] | None:
-        order = sorted(self.layers.elements)
-        options = [sorted(self.layers.errors[i]) for i in order]
-        errors = self.layers.errors
+        order = sorted(self.candidates.elements)
+        options = [sorted(self.candidates.errors[i]) for i in order]
+        errors = self.candidates.errors
         items = [
             Item(np.array([self.cost(i, b) for b in widths]), np.array([errors[i][b] for b in widths]))
             for i, widths in zip(order, options)
@@ -129,7 +172,7 @@ class Search:
             if chosen is None:
                 break
             spent = sum(self.cost(i, b) for i, b in chosen.items())
-            stored = sum(b * self.layers.elements[i] for i, b in chosen.items()) / 8
+            stored = sum(b * self.candidates.elements[i] for i, b in chosen.items()) / 8
             layers = {b: sum(c == b for c in chosen.values()) for b in sorted(set(chosen.values()))}
             point = WidthFrontier(spent / whole, stored, self.predicted(chosen), layers)
             if not found or point != found[-1]:
@@ -142,20 +185,22 @@ class Search:
         Raises:
             UsageError: even the narrowest are too large.
         """
-        self.layers.measure()
+        self.candidates.measure()
         chosen = self._allocated(share * self.whole)
         if chosen is None:
-            least = sum(min(self.cost(i, b) for b in self.layers.errors[i]) for i in self.layers.elements) / self.whole
-            what = "bytes" if self.kind == WEIGHTS else self.kind
+            least = sum(min(self.cost(i, b) for b in self.candidates.errors[i]) for i in self.candidates.elements) / self.whole
+            what = "bytes" if self.kind in (WEIGHTS, ACTIVATIONS) else self.kind
+            flag = Asked((), kind=self.kind).flag
             raise UsageError(
-                f"--budget={self.kind}:{share:g} cannot be met: at {min(self.layers.widths)} bits wherever that may be, they take "
-                f"{least:.4g} of the {what} at {self.widest}; give at least {self.kind}:{_ceiling(least):g}, or narrower --bits"
+                f"--budget={self.kind}:{share:g} cannot be met: at {min(self.candidates.widths)} bits wherever that may be, they "
+                f"take {least:.4g} of the {what} at {self.candidates.widest}; give at least {self.kind}:{_ceiling(least):g}, "
+                f"or narrower {flag}"
             )
         return chosen
 
     def predicted(self, chosen: Mapping[int, int]) -> float:
         """Squared error of the scores over their squared value, as the layers' own add up."""
-        return float(sum(self.layers.errors[i][b] for i, b in chosen.items()))
+        return float(sum(self.candidates.errors[i][b] for i, b in chosen.items()))
 
     def _exchanged(self, chosen: dict[int, int], error: float, most: float) -> tuple[dict[int, int], float, int]:
         """Moves bits from one layer to another where the whole model is better for it."""
@@ -166,7 +211,7 @@ class Search:
             if best is None:
                 break
             tried.add(tuple(sorted(best.items())))
-            found = self.layers.measured(best)
+            found = self.candidates.measured(best)
             if found < _WORTH * error:
                 chosen, error, kept = best, found, kept + 1
             if self.progress is not None:
@@ -179,9 +224,9 @@ class Search:
         """Of all exchanges between two layers within the budget, the untried one of least predicted error."""
         spent = sum(self.cost(i, b) for i, b in chosen.items())
         moves = [
-            (self.layers.errors[i][b] - self.layers.errors[i][chosen[i]], self.cost(i, b) - self.cost(i, chosen[i]), i, b)
+            (self.candidates.errors[i][b] - self.candidates.errors[i][chosen[i]], self.cost(i, b) - self.cost(i, chosen[i]), i, b)
             for i in chosen
-            for b in self.layers.errors[i]
+            for b in self.candidates.errors[i]
             if b != chosen[i]
         ]
         ups = [m for m in moves if m[1] > 0]

@@ -12,6 +12,8 @@ from tf_requant.planning.schemes import activation_dtype, activation_limits, is_
 from tf_requant.targets import Target
 
 _CLIPPINGS = np.linspace(0.6, 1.0, 17)
+_NARROW_CLIPPINGS = np.linspace(0.25, 1.0, 31)
+"""With fewer levels, a finer step gains more than rare values lose."""
 _EXPONENTS = (-2, -1, 0)
 
 
@@ -76,13 +78,13 @@ def _symmetric(target: Target, dtype: str, values: ValueRange, gain: float, pinn
     fit = fit or step
     if target.activation.scale == "power_of_two":
         ceiling = np.ceil(np.log2(fit) - 1e-9)
-        scales = 2.0 ** (ceiling + np.array((0,) if pinned else _exponents(target)))
-    elif is_narrow(target):
-        # The file's type goes beyond the width, so TFLite would not clip there: every value has to fit.
+        scales = 2.0 ** (ceiling + np.array((0,) if pinned else _exponents(target, values)))
+    elif is_narrow(target) and values.counts is None:
         scales = np.float32([fit] if pinned or step < fit else [step]).astype(np.float64)
     else:
         # The source's own step first: among equals it wins, and where every value fits it is exact.
-        scales = np.float32([fit] if pinned else [step, *(fit * _CLIPPINGS)]).astype(np.float64)
+        clippings = _NARROW_CLIPPINGS if is_narrow(target) else _CLIPPINGS
+        scales = np.float32([fit] if pinned else [step, *(fit * clippings)]).astype(np.float64)
     errors = _errors(values, np.array([step]), scales, lowest, highest)[0]
     best = int(np.argmin(errors))
     params = QuantParams(dtype, np.float32(scales[best]), zero_point)
@@ -95,13 +97,17 @@ def least_errors(target: Target, values: ValueRange, gains: NDArray[np.float64])
     steps = values.scale * gains
     fit = values.scale * max(values.high / highest, values.low / lowest if lowest and values.low < 0 else 0)
     ceiling = np.ceil(np.log2((fit or values.scale) * gains) - 1e-9)
-    scales = 2.0 ** (ceiling[:, None] + np.array(_exponents(target)))
+    scales = 2.0 ** (ceiling[:, None] + np.array(_exponents(target, values)))
     return _errors(values, steps, scales, lowest, highest).min(1) / gains**2
 
 
-def _exponents(target: Target) -> tuple[int, ...]:
-    """The powers of two to try, relative to the least that clips nothing; TFLite would not clip at a narrow width."""
-    return (0,) if is_narrow(target) else _EXPONENTS
+def _exponents(target: Target, values: ValueRange) -> tuple[int, ...]:
+    """The powers of two to try, relative to the least that clips nothing.
+
+    The file's type goes beyond a narrow width, so TFLite's kernels would not clip there: what they compute is the device's as
+    long as every value fits. Data may say that what does not fit is rare.
+    """
+    return (0,) if is_narrow(target) and values.counts is None else _EXPONENTS
 
 
 def _errors(

@@ -52,7 +52,7 @@ class Link:
 
 
 def choose_gains(
-    target: Target,
+    targets: Mapping[int, Target],
     gains: Partition,
     parameters: Partition,
     values: ClassValues,
@@ -63,7 +63,7 @@ def choose_gains(
     """The gain of each gain class, by its representative; empty when the target has no use for gains.
 
     Args:
-        target: the accelerator.
+        targets: the accelerator as each parameter class sees it, by its representative.
         gains: the gain classes.
         parameters: the parameter classes, each inside one gain class.
         values: source parameters and range of each parameter class, by its representative.
@@ -72,20 +72,20 @@ def choose_gains(
         noise: what an error of one, in the source's real units squared, of each parameter class does to the scores;
             without it an error counts by its share of the class's own variance.
     """
-    if target.activation.scale != "power_of_two":
+    if all(target.activation.scale != "power_of_two" for target in targets.values()):
         return {}
-    members: dict[int, list[ValueRange]] = {}
+    members: dict[int, list[tuple[Target, ValueRange]]] = {}
     weights: dict[int, list[float]] = {}
     for representative in parameters.classes():
         inside = values[representative][1]
-        members.setdefault(gains.find(representative), []).append(inside)
+        members.setdefault(gains.find(representative), []).append((targets[representative], inside))
         weight = noise.get(representative, 0.0) if noise else 1 / max(inside.variance, 1e-30)
         weights.setdefault(gains.find(representative), []).append(weight)
-    chosen = {root: _dictated_gain(target, inside, root in pinned) for root, inside in members.items()}
+    chosen = {root: _dictated_gain(inside, root in pinned) for root, inside in members.items()}
     free = [root for root, gain in chosen.items() if gain is None]
     result = {root: 1.0 if gain is None else gain for root, gain in chosen.items()}
     curves = [_Curve(link) for link in links]
-    own = {root: _own_costs(target, members[root], weights[root]) for root in free}
+    own = {root: _own_costs(members[root], weights[root]) for root in free}
     touching = {root: [c for c in curves if root in (c.link.reads, c.link.writes)] for root in free}
     for _ in range(_SWEEPS):
         for root in free:
@@ -93,29 +93,29 @@ def choose_gains(
     return result
 
 
-def _dictated_gain(target: Target, inside: list[ValueRange], pinned: bool) -> float | None:
+def _dictated_gain(inside: list[tuple[Target, ValueRange]], pinned: bool) -> float | None:
     """The one gain that a class can have, or None where it is free."""
     if pinned:
         return 1.0
-    clamps = [v for v in inside if v.clamp is not None]
+    clamps = [v for _, v in inside if v.clamp is not None]
     if not clamps:
         return None
-    if is_narrow(target):
+    if any(is_narrow(target) for target, _ in inside):
         return 1.0  # TFLite saturates beyond the width's highest code, so RELU6 stays, at real 6
     tops = np.array([v.scale * v.high for v in clamps])
     if np.ptp(tops) > _CLAMP_TOLERANCE * tops.max():
         return 1.0  # two clamps cannot both lie on the highest code: RELU6 stays, at real 6
-    gain = limits(target, clamps[0])[2] / tops.max()
+    gain = limits(inside[0][0], clamps[0])[2] / tops.max()
     return float(gain * 2.0 ** -np.round(np.log2(gain)))
 
 
 def _own_costs(
-    target: Target, inside: list[ValueRange], weights: list[float]
+    inside: list[tuple[Target, ValueRange]], weights: list[float]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Candidate gains, and the weighted error of the class's own tensors at each."""
-    exact = [2.0 ** np.round(np.log2(v.scale)) / v.scale for v in inside]
+    exact = [2.0 ** np.round(np.log2(v.scale)) / v.scale for _, v in inside]
     candidates = np.array([*exact, *_GRID])
-    costs = [least_errors(target, v, candidates) * weight for v, weight in zip(inside, weights)]
+    costs = [least_errors(target, v, candidates) * weight for (target, v), weight in zip(inside, weights)]
     return candidates, np.sum(costs, axis=0)
 
 

@@ -25,7 +25,7 @@ from tf_requant.planning.gains import Link, choose_gains
 from tf_requant.planning.noise import link_weight, noise_of_classes
 from tf_requant.planning.places import place_ops
 from tf_requant.planning.ranges import ValueRange, implied_activation, is_compared, value_range
-from tf_requant.planning.schemes import activation_dtype, expressible, narrowed, per_channel
+from tf_requant.planning.schemes import activation_dtype, expressible, narrowed, per_channel, stored_in
 from tf_requant.planning.weights import Histogram, by_channel, histogram, plan_filter
 from tf_requant.planning.wishes import Wishes
 from tf_requant.targets import Target
@@ -64,7 +64,12 @@ def plan_model(
         target.name,
         tuple(
             _plan_graph(
-                g, target, replace(wishes, widths={}) if i else wishes, i in called, None if i else calibration, thresholds
+                g,
+                target,
+                replace(wishes, widths={}, activation_widths={}) if i else wishes,
+                i in called,
+                None if i else calibration,
+                thresholds,
             )
             for i, g in enumerate(model.graphs)
         ),
@@ -145,6 +150,8 @@ def _plan_activations(
         pinned.setdefault(gains.find(root), "its range is the user's")
     for root in _unclamped(graph, ops, parameters, values):
         pinned.setdefault(gains.find(root), "a RELU6 clamps inside a wider range that others share")
+    widths = {parameters.find(t): b for t, b in wishes.activation_widths.items() if t in parameters}
+    targets = {root: stored_in(target, widths[root]) if root in widths else target for root in values}
     links = [
         Link(
             gains.find(op.inputs[OPS[op.code].data]),
@@ -156,7 +163,7 @@ def _plan_activations(
         if i in histograms
     ]
     noise = noise_of_classes(graph, parameters, calibration)
-    gain_of = choose_gains(target, gains, parameters, values, pinned, links, noise)
+    gain_of = choose_gains(targets, gains, parameters, values, pinned, links, noise)
     fixed = _fixed_params(graph, target, ops)
     plans: dict[int, ActivationPlan] = {}
     known: dict[tuple[object, ...], ActivationPlan] = {}  # networks repeat themselves: RELU6 has one range
@@ -166,10 +173,12 @@ def _plan_activations(
             plans[root] = ActivationPlan(fixed[root], 1.0, "fixed by the op that writes it")
             continue
         quant, range_ = values[root]
-        key = (quant.dtype, *quant.scale, *quant.zero_point, *range_.key, gain, root in ranged)
+        bits = widths.get(root)
+        key = (quant.dtype, *quant.scale, *quant.zero_point, *range_.key, gain, root in ranged, bits)
         if key not in known:
-            choice = choose(target, quant, range_, gain, root in ranged)
-            known[key] = ActivationPlan(choice.params, gain, choice.reason, choice.error / float(quant.scale[0]) ** 2)
+            choice = choose(targets[root], quant, range_, gain, root in ranged)
+            error = choice.error / float(quant.scale[0]) ** 2
+            known[key] = ActivationPlan(choice.params, gain, choice.reason, error, bits=bits)
         plan = known[key]
         if plan.params.identical(quant):
             plan = replace(plan, params=quant)

@@ -37,6 +37,11 @@ def narrowed(target: Target, bits: int) -> Target:
     return replace(target, weight=replace(target.weight, bits=(bits,)))
 
 
+def stored_in(target: Target, bits: int) -> Target:
+    """The target as an activation sees it that is stored in one of its widths."""
+    return replace(target, activation=replace(target.activation, bits=(bits,)))
+
+
 def weight_limits(target: Target) -> tuple[int, int]:
     """The lowest and highest weight code that the target stores, at the widest of its widths."""
     bits, signed = max(target.weight.bits), target.weight.signed

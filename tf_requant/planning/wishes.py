@@ -21,12 +21,15 @@ class Wishes:
         pinned: (tensor name, minimum, maximum) in real units: that tensor's range, whatever the source says.
         keep: regular expressions; an op whose code or output tensor's name matches keeps the source's precision.
         widths: bits of the weights of an op of the main graph, by its index; the target's widest where there is none.
+        activation_widths: bits of an activation of the main graph, by its tensor; the target's first width where there is none.
+            What one of the tensors that share parameters is given, all of them are.
     """
 
     io: Interface = "target"
     pinned: tuple[tuple[str, float, float], ...] = ()
     keep: tuple[str, ...] = ()
     widths: Mapping[int, int] = field(default_factory=dict)
+    activation_widths: Mapping[int, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Checks what can be checked without a model.

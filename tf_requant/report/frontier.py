@@ -3,7 +3,7 @@
 import io
 from math import log10
 
-from tf_requant.plan import WEIGHTS, WidthPlan
+from tf_requant.plan import ACTIVATIONS, WEIGHTS, WidthPlan
 from tf_requant.report.pictures import RC
 
 INK, LINE, RESULT = "#44505c", "#d5dbe1", "#c8501e"
@@ -31,7 +31,7 @@ def frontier_picture(choice: WidthPlan) -> str:
             if error > 0:
                 at = 100 * (choice.spent or 0.0)
                 axes.plot([at], [10 * log10(error)], mark, color=RESULT, markersize=8, label=f"chosen: {label}")
-        what = "bytes of the weights" if choice.kind == WEIGHTS else choice.kind
+        what = f"bytes of the {choice.kind}" if choice.kind in (WEIGHTS, ACTIVATIONS) else choice.kind
         axes.set_xlabel(f"{what}, % of those at {choice.widest} bits")
         axes.set_ylabel("squared error of the scores, dB")
         axes.grid(color=LINE)

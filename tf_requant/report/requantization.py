@@ -8,10 +8,10 @@ import numpy as np
 
 from tf_requant.model.graph import Graph, Model
 from tf_requant.model.quant import QuantParams
-from tf_requant.plan import GraphPlan, Plan, WidthPlan
+from tf_requant.plan import ACTIVATIONS, GraphPlan, Plan, WidthPlan
 from tf_requant.report.accumulators import AccumulatorRow, accumulator_bounds
 from tf_requant.report.names import short_name
-from tf_requant.report.storage import StoredWeights, stored_weights
+from tf_requant.report.storage import StoredActivations, StoredWeights, stored_activations, stored_weights
 from tf_requant.targets import Target
 
 
@@ -61,7 +61,9 @@ class Report:
         accumulators: how large the sums of each layer of the result can become; empty for a dry run.
         accumulator_bits: the target's register.
         weights: what each layer's weights on the accelerator take, counted from their codes; empty for a dry run.
-        widths: the choice of widths, where one was asked for.
+        activations: bytes of the activations on the accelerator in one run, each counted once, and how many have each width;
+            empty for a dry run.
+        widths: the choices of widths that were asked for: of weights, of activations, or of both.
         source_bytes: the source file's size.
         result_bytes: the result file's size; 0 for a dry run.
     """
@@ -77,14 +79,16 @@ class Report:
     accumulators: tuple[AccumulatorRow, ...] = ()
     accumulator_bits: int = 32
     weights: tuple[StoredWeights, ...] = ()
-    widths: WidthPlan | None = None
+    activations: tuple[StoredActivations, ...] = ()
+    widths: tuple[WidthPlan, ...] = ()
     source_bytes: int = 0
     result_bytes: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """The report as JSON-ready values."""
-        document = asdict(replace(self, widths=None))
-        document["widths"] = None if self.widths is None else self.widths.to_dict()
+        document = asdict(replace(self, widths=()))
+        chosen = {choice.kind == ACTIVATIONS: choice.to_dict() for choice in self.widths}
+        document |= {"widths": chosen.get(False), "activation_widths": chosen.get(True)}
         document["host_ops"] = [{"op": where, "reason": reason} for where, reason in self.host_ops]
         return document
 
@@ -110,6 +114,9 @@ class Report:
             )
         if self.weights:
             lines.append(_storage_line(self.weights))
+        if len(self.activations) > 1 or any(row.bits < 8 for row in self.activations):
+            counts = ", ".join(f"{row.tensors} at {row.bits} bits" for row in self.activations)
+            lines.append(f"activations: {sum(row.bytes for row in self.activations):,.0f} bytes, each counted once: {counts}")
         lines += [f"host: {where}: {reason}" for where, reason in self.host_ops]
         lines += [f"note: {n}" for n in self.notes]
         lines += [f"warning: {w}" for w in self.warnings]
@@ -133,7 +140,7 @@ def build(
     corrections: tuple[str, ...],
     warnings: tuple[str, ...],
     notes: tuple[str, ...] = (),
-    widths: WidthPlan | None = None,
+    widths: tuple[WidthPlan, ...] = (),
 ) -> Report:
     """Collects the report of a plan that was (or, in a dry run, would be) applied."""
     rows: list[TensorRow] = []
@@ -168,6 +175,7 @@ def build(
         tuple(bounds),
         target.accumulator.bits,
         tuple(row for row in stored if (row.graph, row.name) not in left),
+        () if result is source else stored_activations(source.main, plan.graphs[0], target.activation.bits[0]),
         widths,
     )
 

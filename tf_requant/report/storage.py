@@ -1,4 +1,8 @@
-"""What weights take on the accelerator: counted from the codes in the file, whatever was planned."""
+"""What weights and activations take on the accelerator.
+
+Weights are counted from the codes in the file, whatever was planned. Of activations a file holds no codes: they take the width
+that was planned for them, or the target's.
+"""
 
 from dataclasses import dataclass
 
@@ -7,6 +11,7 @@ import numpy as np
 from tf_requant.model.graph import Graph
 from tf_requant.model.ops import info
 from tf_requant.numerics.integers import signed_width
+from tf_requant.plan import GraphPlan
 
 
 @dataclass(frozen=True)
@@ -60,3 +65,37 @@ def stored_weights(index: int, graph: Graph, codebook: bool = False) -> list[Sto
             bits = signed_width(low, high)
         found.append(StoredWeights(index, graph.tensors[op.outputs[0]].name, weights.data.size, bits, levels))
     return found
+
+
+@dataclass(frozen=True)
+class StoredActivations:
+    """The activations of one width.
+
+    Attributes:
+        bits: that width.
+        tensors: how many.
+        elements: codes of all of them in one run.
+    """
+
+    bits: int
+    tensors: int
+    elements: int
+
+    @property
+    def bytes(self) -> float:
+        """Bytes at that width."""
+        return self.elements * self.bits / 8
+
+
+def stored_activations(graph: Graph, plan: GraphPlan, bits: int) -> tuple[StoredActivations, ...]:
+    """The activations of the accelerator, by width, the narrowest first.
+
+    Args:
+        graph: the source's main graph.
+        plan: of it.
+        bits: of an activation that no width was chosen for.
+    """
+    sizes: dict[int, list[int]] = {}
+    for t, activation in plan.activations.items():
+        sizes.setdefault(activation.bits or bits, []).append(graph.tensors[t].size)
+    return tuple(StoredActivations(b, len(found), sum(found)) for b, found in sorted(sizes.items()))

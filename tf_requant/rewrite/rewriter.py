@@ -93,9 +93,11 @@ class _GraphRewriter:
         """A tensor in one view: its type and parameters."""
         own = self._graph.tensors[tensor]
         if view is View.FLOAT:
-            return own.with_(dtype="float32", quant=None)
-        params = self._params(tensor, view)
-        return own if params is own.quant else own.with_(dtype=params.dtype, quant=params)
+            return own.with_(dtype="float32", quant=None, bits=None)
+        params, bits = self._params(tensor, view), self._plan.activations[tensor].bits if view is View.TARGET else None
+        if params is own.quant and bits == own.bits:
+            return own
+        return own.with_(dtype=params.dtype, quant=params, bits=bits)
 
     def _params(self, tensor: int, view: View) -> QuantParams:
         own = self._graph.tensors[tensor].quant

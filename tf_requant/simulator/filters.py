@@ -11,7 +11,7 @@ from tf_requant.model.graph import Tensor
 from tf_requant.model.ops import Padding
 from tf_requant.numerics.output_stage import OutputStage
 from tf_requant.simulator.mac import Layer, Weights, register_of
-from tf_requant.simulator.site import CannotRun, Site, is_narrow, point, quant_of, scale
+from tf_requant.simulator.site import CannotRun, Site, narrow_width, point, quant_of, scale
 
 
 def layer_of(
@@ -35,8 +35,7 @@ def layer_of(
         turned: whether the taps are a transposed convolution's, in reverse; outside its image there is nothing.
     """
     pad = 0 if site.arithmetic.pad == "zero" and not turned else point(data)
-    bits = site.arithmetic.activation_bits if is_narrow(data, site.arithmetic) else None
-    weights = Weights(filter_, bias, point(data), pad, data.dtype, turned, bits)
+    weights = Weights(filter_, bias, point(data), pad, data.dtype, turned, narrow_width(data, site.arithmetic))
     return Layer(weights, stage, register_of(site.arithmetic.accumulator, bias_dtype), site.observation, site.fast)
 
 

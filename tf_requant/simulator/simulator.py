@@ -17,7 +17,7 @@ from tf_requant.simulator.mac import AccumulatorOverflow
 from tf_requant.simulator.observe import Observation
 from tf_requant.simulator.ops import KERNELS
 from tf_requant.simulator.profiles import TFLITE_REF
-from tf_requant.simulator.site import Arrays, CannotRun, Kernel, Site, is_narrow
+from tf_requant.simulator.site import Arrays, CannotRun, Kernel, Site, device_width, narrow_width
 
 ExecuteHost = Callable[[Graph, int, Sequence[NDArray[Any] | None]], Sequence[NDArray[Any]]]
 """(graph, op index, the op's inputs) -> its outputs: runs what no accelerator computes."""
@@ -243,16 +243,19 @@ def narrowed(site: Site, kernel: Kernel) -> Kernel:
         CannotRun: TFLite fixes the op's output so that its codes need all of int8.
     """
     arithmetic, row = site.arithmetic, info(site.op)
-    if arithmetic.activation_bits is None:
+    outputs = [site.graph.tensors[t] for t in site.op.outputs]
+    held = [device_width(t, arithmetic) for t in (*site.inputs, *outputs) if t is not None and t.quant is not None]
+    bits = arithmetic.activation_bits or min((b for b in held if b is not None), default=None)
+    if bits is None:
         return kernel
     if row is None:
-        raise CannotRun(f"nothing is known of its codes in {arithmetic.activation_bits} bits")
-    if any(site.graph.tensors[t].dtype == "int8" for t in site.op.outputs) and row.fixed_params("int8") is not None:
-        raise CannotRun(f"TFLite fixes its output for codes of 8 bits, and it has {arithmetic.activation_bits}")
+        raise CannotRun(f"nothing is known of its codes in {bits} bits")
+    if row.fixed_params("int8") is not None and any(t.dtype == "int8" and device_width(t, arithmetic) for t in outputs):
+        raise CannotRun(f"TFLite fixes its output for codes of 8 bits, and it has {bits}")
     bounds = {
         position: site.limits(tensor)
         for position, tensor in enumerate(site.inputs)
-        if tensor is not None and position != row.filter and is_narrow(tensor, arithmetic) and site.op.code != "QUANTIZE"
+        if tensor is not None and position != row.filter and narrow_width(tensor, arithmetic) and site.op.code != "QUANTIZE"
     }
 
     def run(arrays: Arrays) -> Sequence[NDArray[Any]]:

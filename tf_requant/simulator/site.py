@@ -177,18 +177,24 @@ class Site:
         return stage.exact(accumulator)
 
 
-def is_narrow(tensor: Tensor, arithmetic: Arithmetic) -> bool:
-    """Whether a device holds fewer bits of this activation than its type: int8 with zero point 0, which a file tells by alone."""
-    quant = tensor.quant
-    if arithmetic.activation_bits is None or tensor.dtype != "int8" or quant is None or quant.per_channel:
-        return False
-    return int(quant.zero_point[0]) == 0
+def narrow_width(tensor: Tensor, arithmetic: Arithmetic) -> int | None:
+    """The width that a device holds this activation in, where that is less than its type: of int8 with zero point 0."""
+    quant, bits = tensor.quant, device_width(tensor, arithmetic)
+    if bits is None or tensor.dtype != "int8" or quant is None or quant.per_channel or int(quant.zero_point[0]):
+        return None
+    return bits
+
+
+def device_width(tensor: Tensor, arithmetic: Arithmetic) -> int | None:
+    """The width that a device gives activations like this one, where that is less than 8 bits."""
+    bits = tensor.bits if tensor.bits in arithmetic.activation_widths else arithmetic.activation_bits
+    return bits if bits is not None and bits < 8 else None
 
 
 def held_limits(tensor: Tensor, arithmetic: Arithmetic) -> tuple[int, int]:
     """The lowest and highest code that a device holds of an activation."""
-    bits = arithmetic.activation_bits
-    return limits(bits) if bits is not None and is_narrow(tensor, arithmetic) else code_limits(tensor.dtype)
+    bits = narrow_width(tensor, arithmetic)
+    return code_limits(tensor.dtype) if bits is None else limits(bits)
 
 
 def rescale_of(ratio: Any, requantizer: Requantizer) -> Rescale:

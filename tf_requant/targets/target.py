@@ -151,6 +151,7 @@ class Target:
             lookup=self.lookup,
             pad=self.pad,
             activation_bits=self.activation.bits[0] if self.activation.bits[0] < 8 else None,
+            activation_widths=self.activation.bits if len(self.activation.bits) > 1 else (),
             winograd=self.winograd,
         )
 
