@@ -1,16 +1,18 @@
 """What fewer bits cost, on held-out labelled images: four tables, each conversion on 200 calibration images of others.
 
   weights      mixed widths of weights within budgets, beside one width everywhere
-  activations  the same of activations, in LiteRT and on the device, which saturates at the width
+  activations  the same of activations
   int7         7 bits everywhere (EasyQuant): with the search for scales and without, beside the same target at 8 bits
   codebook     16 levels a filter (DDQ's idea) beside uniform 4 bits
 
 A row has its share of the bytes at the widest width (of weights counted from the codes in the file, each layer at the width of
 its largest code), its agreement with the source with a 95 % interval, the paired top-1 drop and the scores' SQNR. For a budget,
 the best uniform width of at most that size stands beside it. With --correlation, plans all over the frontier and around it are
-measured ahead of the corrections, and the rank correlation of predicted and measured error is printed instead.
+measured ahead of the corrections, and the rank correlation of predicted and measured error is printed instead. With --device,
+each result also runs on the simulated device, which saturates at a width that LiteRT does not know.
 
-Usage: python benchmarks/widths.py [--case=mobilenet_v2] [--base=TARGET] [--budgets=0.55,0.75] [--correlation] [TABLE ...]
+Usage: python benchmarks/widths.py [--case=mobilenet_v2] [--base=TARGET] [--budgets=0.55,0.75] [--device] [--correlation]
+       [TABLE ...]
 """
 
 import sys
@@ -46,11 +48,13 @@ class Bench:
         case: its name in `agreement.CASES`.
         base: the target to derive from, or empty for each table's own.
         budgets: of mixed widths, or empty likewise.
+        against: what runs the results.
     """
 
     case: str
     base: str
     budgets: tuple[float, ...]
+    against: tuple[str, ...] = ("litert",)
 
     @cached_property
     def source(self) -> Path:
@@ -64,8 +68,8 @@ class Bench:
     def evaluation(self) -> Any:
         return _evaluation(CASES[self.case].evaluation)
 
-    def row(self, target: Any, label: str, against: tuple[str, ...] = ("litert",), **asked: Any) -> tuple[float, float]:
-        """Prints one conversion, a line a backend; its share of the bytes and its agreement on the last."""
+    def row(self, target: Any, label: str, **asked: Any) -> tuple[float, float]:
+        """Prints one conversion, a line a backend; its share of the bytes and its agreement in LiteRT."""
         start, data = time.perf_counter(), {} if asked.get("corrections") == "none" else {"calibration": self.calibration}
         result = tf_requant.requantize(self.source, target, **data, **asked)
         seconds, report, (images, labels) = time.perf_counter() - start, result.report, self.evaluation
@@ -73,9 +77,9 @@ class Bench:
         if len(target.activation.bits) > 1:
             share = sum(r.bytes for r in report.activations) / sum(r.elements for r in report.activations)
         found = tf_requant.validate(
-            result.model_bytes, reference=self.source, data=images, labels=labels, target=target, layers=0, against=against
+            result.model_bytes, reference=self.source, data=images, labels=labels, target=target, layers=0, against=self.against
         )
-        for backend in against:
+        for backend in self.against:
             q = found.quality[backend]
             drop = f"{100 * q.top1_drop:>6.2f}" if q.top1_drop is not None else f"{'-':>6}"
             print(
@@ -83,16 +87,16 @@ class Bench:
                 f"{_interval(q.agreement_interval):>13} {drop} {q.sqnr:>6.1f} {seconds:>5.0f}{'' if found.passed else '  ILLEGAL'}",
                 flush=True,
             )
-        return share, q.agreement
+        return share, found.quality["litert"].agreement
 
-    def mixed(self, kind: str, target: Any, widths: tuple[int, ...], budgets: tuple[float, ...], **options: Any) -> None:
+    def mixed(self, kind: str, target: Any, widths: tuple[int, ...], budgets: tuple[float, ...]) -> None:
         """One width everywhere for each, then budgets, each beside the best of those of at most its size."""
         flag = "activation_bits" if kind == ACTIVATIONS else "bits"
-        uniform = [self.row(target, f"{b} bits", **options, **{flag: b}) for b in widths]
+        uniform = [self.row(target, f"{b} bits", **{flag: b}) for b in widths]
         state = Path(tempfile.mkdtemp()) / "search.json"
         for budget in sorted(self.budgets or budgets):
             asked = {flag: widths, "budget": f"{kind}:{budget}", "search": state}
-            found = self.row(target, f"budget {budget:g}", **options, **asked)
+            found = self.row(target, f"budget {budget:g}", **asked)
             best = max((row for row in uniform if row[0] <= budget), key=lambda row: row[1], default=(0.0, 0.0))
             verdict = "beats" if found[1] > best[1] else "DOES NOT BEAT"
             print(f"{'':<26} {verdict} the best uniform width of at most that size ({best[1]:.4f} at {best[0]:.3f})", flush=True)
@@ -107,7 +111,7 @@ def weights(bench: Bench) -> None:
 def activations(bench: Bench) -> None:
     widths, base = (6, 8), bench.base or "nna_sym8_per_channel"
     target = tf_requant.load_target(base).derive(name=f"{base}_mixed", activation={"bits": [8, 6]})
-    bench.mixed(ACTIVATIONS, target, widths, (0.8, 0.85, 0.9, 0.95), against=("sim", "litert"))
+    bench.mixed(ACTIVATIONS, target, widths, (0.8, 0.85, 0.9, 0.95))
 
 
 def int7(bench: Bench) -> None:
@@ -115,10 +119,10 @@ def int7(bench: Bench) -> None:
     wide = narrow.derive(
         name="int7 at 8 bits", activation={"bits": [8]}, weight={"bits": [8]}, accumulator={"intermediate": None}
     )
-    searched = "auto (with the search)"
+    rows = {"none": "none", "bias": "bias", "all but the search": "rounding,gptq,bias", "auto (with the search)": "auto"}
     for target in (wide, narrow):
-        for label, corrections in (("none", "none"), ("bias", "bias"), ("all but the search", "rounding,gptq,bias"), (searched, "auto")):
-            bench.row(target, label, ("litert", "sim"), corrections=corrections)
+        for label, corrections in rows.items():
+            bench.row(target, label, corrections=corrections)
 
 
 def codebook(bench: Bench) -> None:
@@ -138,16 +142,16 @@ CASE_OF = {"codebook": "cifar10_qat"}
 def main() -> None:
     options = dict(a.removeprefix("--").partition("=")[::2] for a in sys.argv[1:] if a.startswith("--"))
     tables = [a for a in sys.argv[1:] if not a.startswith("--")] or list(TABLES)
-    if set(options) - {"case", "base", "budgets", "correlation"} or set(tables) - TABLES.keys():
+    if set(options) - {"case", "base", "budgets", "device", "correlation"} or set(tables) - TABLES.keys():
         sys.exit(__doc__)
     budgets = tuple(float(b) for b in options.get("budgets", "").split(",") if b)
     for table in tables:
         case = options.get("case", CASE_OF.get(table, "mobilenet_v2"))
-        bench = Bench(case, options.get("base", ""), budgets)
+        bench = Bench(case, options.get("base", ""), budgets, ("litert", "sim") if "device" in options else ("litert",))
         if "correlation" in options:
             correlate(bench, table)
             continue
-        print(f"\n{table}: {case}, {len(bench.calibration)} calibration samples, {len(bench.evaluation[1])} others")
+        print(f"\n{table}: {case}, {len(bench.calibration)} calibration samples")
         figures = f"{'share':>6} {'agreement':>9} {'95 %':>13} {'drop':>6} {'SQNR':>6} {'s':>5}"
         print(f"{'target':<26} {'weights or corrections':<24} {'in':<7} {figures}")
         TABLES[table](bench)
@@ -171,7 +175,8 @@ def correlate(bench: Bench, table: str) -> None:
         plans.append({i: int(rng.choice(widths)) if rng.random() < 0.2 else b for i, b in near.items()})
     for name, some in (("on the frontier", plans[:PLANS]), ("around it", plans[PLANS:]), ("all", plans)):
         ranks = [np.argsort(np.argsort([f(p) for p in some])) for f in (search.predicted, search.candidates.measured)]
-        print(f"{table}: rank correlation of predicted and measured error, {len(some)} plans {name}: {np.corrcoef(*ranks)[0, 1]:.3f}")
+        found = np.corrcoef(*ranks)[0, 1]
+        print(f"{table}: rank correlation of predicted and measured error, {len(some)} plans {name}: {found:.3f}", flush=True)
 
 
 if __name__ == "__main__":

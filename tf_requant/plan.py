@@ -43,7 +43,7 @@ class ActivationPlan:
         error: predicted mean squared error against the source's value, in units of the source's scale squared.
         measured: squared error over squared value on samples held back, upstream errors included; None unmeasured.
         channel_gains: on top of the gain, one factor a channel, float64[C]; None for none.
-        bits: the width it is stored in, where one was chosen for it; None for the target's own.
+        bits: the width it is stored in, where one was chosen for it or where that is less than its type's; else None.
     """
 
     params: QuantParams

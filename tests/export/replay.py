@@ -60,7 +60,7 @@ def replay(program: Program, inputs: Sequence[NDArray[Any]]) -> dict[int, NDArra
     while at < len(content):
         index, size = np.frombuffer(content, "<i4", 2, at).tolist()
         tensor = program.tensors[index]
-        raw = np.frombuffer(content, np.dtype(tensor.type.value).newbyteorder("<"), size // (tensor.bits // 8), at + 8)
+        raw = np.frombuffer(content, np.dtype(tensor.type.value).newbyteorder("<"), size // np.dtype(tensor.type.value).itemsize, at + 8)
         found[index] = raw.reshape(tensor.shape)
         at += 8 + size
     return found

@@ -313,3 +313,12 @@ def test_narrow_weights_are_written_with_their_width() -> None:
     program = export(result, target, np.load(evaluation_path())["images"][:1], samples=1).program
     filters = {op.inputs[1] for op in result.model.main.ops if op.code in ("CONV_2D", "DEPTHWISE_CONV_2D")}
     assert {program.tensors[t].bits for t in filters} == {5}
+
+
+def test_narrow_activations_are_written_with_their_width() -> None:
+    target = load_target("nna_sym8_per_channel").derive(name="narrow", activation={"bits": [8, 5]})
+    result = tf_requant.requantize(model_path(), target, activation_bits=5)
+    graph, program = result.model.main, export(result, target, np.load(evaluation_path())["images"][:1], samples=1).program
+    planned = {t: tensor.bits for t, tensor in enumerate(graph.tensors) if tensor.bits is not None}
+    assert planned and {program.tensors[t].bits for t in planned} == {5}
+    assert {program.tensors[t].bits for t in (*graph.inputs, *graph.outputs)} == {8}

@@ -68,7 +68,16 @@ def test_the_sample_network_runs_in_c_as_in_the_simulator(target: str) -> None:
     _equal_on_extremes(model, target, program)
 
 
-def _equal_on_extremes(model: Any, target: str, program: Program) -> None:
+def test_activations_narrower_than_the_rest_run_in_c_as_in_the_simulator() -> None:
+    target = load_target("nna_sym8_per_channel").derive(name="mixed", activation={"bits": [8, 5]})
+    model = tf_requant.requantize(model_path(), target, activation_bits=5).model
+    exported = export(model, target, _images(), samples=2)
+    for sample in exported.samples:
+        _equal(exported.program, replay(exported.program, [sample[t] for t in exported.program.inputs]), sample)
+    _equal_on_extremes(model, target, exported.program)
+
+
+def _equal_on_extremes(model: Any, target: Any, program: Program) -> None:
     """Codes at both ends of the type at random, against the public simulate."""
     tensor = model.main.tensors[program.inputs[0]]
     codes = np.random.default_rng(7).choice(code_limits(tensor.dtype), tensor.shape).astype(tensor.dtype)

@@ -31,6 +31,7 @@ from tests.simulator.scalar_site import (
     round_float,
     round_ratio,
     round_shift,
+    width,
     within,
 )
 from tf_requant.model.graph import Graph
@@ -180,7 +181,7 @@ def looked_up(site: Site) -> Results:
     """LOGISTIC, TANH, HARD_SWISH: round(f(s * (q - z)) / sy), f in float64, one table entry a code."""
     x, y, unit = site.x[0], site.y, site.arithmetic.lookup
     whole = (unit.entries, unit.interpolation, unit.precision) == (256, "none", "float64")
-    fixed = site.name != "HARD_SWISH" and y.dtype == "int8" and site.arithmetic.activation_bits is not None
+    fixed = site.name != "HARD_SWISH" and y.dtype == "int8" and width(y, site.arithmetic) < 8
     if site.name not in unit.ops or x.dtype == "int16" or not whole or fixed:
         raise NotImplementedError(site.name)
 

@@ -129,6 +129,7 @@ class Codes:
     z: int = 0
     channels: list[tuple[float, int]] = field(default_factory=list)
     flat: list[int] = field(default_factory=list)
+    bits: int | None = None  # the width that the tensor names for itself
 
     def at(self, *index: int) -> int:
         """The element at an index."""
@@ -149,13 +150,18 @@ def codes_of(tensor: Tensor, values: NDArray[Any] | None) -> Codes:
     if tensor.quant is None:
         return Codes(tensor.shape, tensor.dtype, flat=flat)
     pairs = list(zip(tensor.quant.scale.tolist(), tensor.quant.zero_point.tolist()))
-    return Codes(tensor.shape, tensor.dtype, *pairs[0], pairs, flat)
+    return Codes(tensor.shape, tensor.dtype, *pairs[0], pairs, flat, tensor.bits)
+
+
+def width(tensor: Codes, arithmetic: Arithmetic) -> int:
+    """The bits that a device gives an activation like this one: its own, where the device has such, or everyone's."""
+    return tensor.bits if tensor.bits in arithmetic.activation_widths else arithmetic.activation_bits or 8
 
 
 def held(tensor: Codes, arithmetic: Arithmetic) -> tuple[int, int]:
     """The codes that a device has of an activation: those of fewer bits in int8 with zero point 0 are its own width's."""
-    bits = arithmetic.activation_bits
-    if bits is None or tensor.dtype != "int8" or tensor.z or len(tensor.channels) > 1:
+    bits = width(tensor, arithmetic)
+    if bits >= 8 or tensor.dtype != "int8" or tensor.z or len(tensor.channels) > 1:
         return LIMITS[tensor.dtype]
     return -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
 

@@ -10,6 +10,8 @@ from tests.simulator import scalar
 from tests.simulator.cases import CASES
 from tests.simulator.draw import Draw, random_inputs
 from tf_requant.errors import RequantError
+from tf_requant.model.graph import Graph
+from tf_requant.model.ops import info
 from tf_requant.numerics.arithmetic import (
     Accumulator,
     AddStyle,
@@ -68,6 +70,8 @@ def _variants() -> dict[str, Arithmetic]:
     found["in tiles"] = replace(NNA, accumulator=Accumulator(48, "saturate"), winograd="F(2x2,3x3)")
     for bits in (2, 4, 7):
         found[f"{bits}-bit activations"] = replace(NNA, activation_bits=bits)
+    found["activations of 3, 5 and 8 bits"] = replace(NNA, activation_widths=(8, 3, 5))
+    found["activations of 4 bits, some of 8"] = replace(NNA, activation_bits=4, activation_widths=(4, 8))
     found["7-bit activations, TFLite's roundings"] = replace(PROFILES["tflite_ref"], activation_bits=7)
     found["float32"] = replace(NNA, requantizer=float32, add=AddStyle("float32"))
     found["float64"] = replace(NNA, requantizer=Requantizer("float64", 0, stages=(Stage("rest", Rounding.HALF_AWAY),)))
@@ -86,6 +90,7 @@ def _compare(code: str, dtype: str, seed: int, arithmetic: Arithmetic) -> bool:
         graph = checked_model(CASES[code](draw)).main
     except RequantError:
         return False  # TFLite has no such kernel
+    graph = _with_widths(graph, arithmetic.activation_widths, seed)
     inputs = dict(zip(graph.inputs, random_inputs(seed, [graph.tensors[t] for t in graph.inputs])))
     try:
         expected = scalar.execute(graph, inputs, arithmetic)
@@ -102,6 +107,16 @@ def _compare(code: str, dtype: str, seed: int, arithmetic: Arithmetic) -> bool:
                 codes, expected[index], f"{code} {dtype} seed {seed} {engine} under {arithmetic}"
             )
     return True
+
+
+def _with_widths(graph: Graph, widths: tuple[int, ...], seed: int) -> Graph:
+    """Activations that name widths of their own, or none; those between which codes are copied name the same, as in a plan."""
+    random, (op,) = np.random.default_rng(seed), graph.ops
+    drawn = [None if random.random() < 0.3 or not widths else int(random.choice(widths)) for _ in graph.tensors]
+    row = info(op)
+    if row is not None and row.rule == "same":
+        drawn = [drawn[0]] * len(drawn)
+    return graph.with_(tensors=tuple(t.with_(bits=b) if t.is_activation else t for t, b in zip(graph.tensors, drawn)))
 
 
 TABLES = {"LOGISTIC", "TANH", "HARD_SWISH"}

@@ -181,6 +181,15 @@ def test_narrow_activations_are_planned() -> None:
     assert "TFLite fixes" in verdict.violations[0] and verdict.violations[0].startswith("op 1 (RELU")
 
 
+def test_recorded_widths() -> None:
+    six = load_target("nna_sym8").derive(name="six", activation={"bits": [6]})
+    layer = one_layer("nna_sym8")
+    assert_only(
+        "recorded_widths", TENSORS, "was planned with 8 bits, the target has 6", layer, {output(layer): lambda t: t.with_(bits=8)}, six
+    )
+    assert check_legality(with_tensors(layer, {output(layer): lambda t: t.with_(bits=4)}), six).legal
+
+
 def test_every_rule_has_its_test() -> None:
     assert {f"test_{rule.name}" for rule in RULES} <= set(globals())
     assert len({rule.name for rule in RULES}) == len(RULES)

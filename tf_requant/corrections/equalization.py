@@ -19,6 +19,7 @@ from tf_requant.calibration.layers import grouped, has_filter, input_channels, p
 from tf_requant.model.graph import Graph, Model
 from tf_requant.model.ops import Activation, fused_activation, info
 from tf_requant.model.quant import QuantParams, code_limits
+from tf_requant.numerics.integers import limits
 from tf_requant.numerics.rounding import Rounding, round_real
 from tf_requant.plan import ActivationPlan, ConstantPlan, GraphPlan, Plan
 
@@ -172,7 +173,8 @@ def _by_input(graph: Graph, filter_: _Filter) -> NDArray[np.float64]:
 
 def _top(graph: Graph, plan: GraphPlan, writer: int, held: ActivationPlan) -> float:
     """The largest value that the planned tensor takes, in its own real units."""
-    low, high = (limit - int(held.params.zero_point[0]) for limit in code_limits(held.params.dtype))
+    ends = code_limits(held.params.dtype) if held.bits is None else limits(held.bits)
+    low, high = (limit - int(held.params.zero_point[0]) for limit in ends)
     fused = plan.ops[writer].activation or fused_activation(graph.ops[writer])
     rectified = fused in (Activation.RELU, Activation.RELU6)
     top = float(held.params.scale[0]) * (high if rectified else min(high, -low))

@@ -17,7 +17,7 @@ from tf_requant.numerics.arithmetic import Arithmetic
 from tf_requant.numerics.integers import signed_width
 from tf_requant.simulator.profiles import TFLITE_REF
 from tf_requant.simulator.simulator import Placed
-from tf_requant.simulator.site import CannotRun, Site
+from tf_requant.simulator.site import CannotRun, Site, narrow_width
 from tf_requant.version import __version__
 
 LOWERINGS: Mapping[str, Callable[[Site], Kind]] = {
@@ -77,6 +77,7 @@ def lower(
         if place.where == "device" and (row := info(op)) is not None and row.filter is not None and row.filter < len(op.inputs)
     }
     tensors, buffers = _stored(graph, tensors, buffers, filters, codebook)
+    tensors = _narrow(graph, arithmetic, placed, tensors)
     ops = []
     for index, (op, place) in enumerate(zip(graph.ops, placed)):
         reason = place.reason or host.get(index, "")
@@ -132,6 +133,18 @@ def _stored(
         found[t] = replace(found[t], bits=bits, codebook=tuple(levels.tolist()), indices=len(more))
         more.append(Buffer(packed))
     return tuple(found), tuple(more)
+
+
+def _narrow(
+    graph: source.Graph, arithmetic: Arithmetic, placed: Sequence[Placed], tensors: tuple[Tensor, ...]
+) -> tuple[Tensor, ...]:
+    """Activations that the accelerator reads or writes, at the width it holds them in."""
+    found = list(tensors)
+    for op, place in zip(graph.ops, placed):
+        for t in (*op.inputs, *op.outputs) if place.where == "device" else ():
+            if t >= 0 and graph.tensors[t].is_activation:
+                found[t] = replace(found[t], bits=narrow_width(graph.tensors[t], arithmetic) or found[t].bits)
+    return tuple(found)
 
 
 def _little_endian(data: NDArray[np.generic]) -> bytes:

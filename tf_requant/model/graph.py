@@ -27,8 +27,8 @@ class Tensor:
         is_variable: whether it keeps its value from one run to the next.
         trained: of a filter, the floats that its codes were rounded from, float32 of its shape in steps of its scale from
             its zero point; None where only the codes are known.
-        bits: of an activation, the width that an accelerator stores it in, where it is not that of every other; None where
-            nothing is said of it. Files have no place for it: a re-expressed model's record has.
+        bits: of an activation, the width that an accelerator stores it in; None where nothing is said of it. Files have no
+            place for it: a re-expressed model's record has.
         opaque: what the file stores beside these, for the writer.
     """
 

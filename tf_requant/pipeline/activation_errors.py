@@ -79,6 +79,7 @@ class ActivationErrors:
     state: Path | None = None
     progress: Progress | None = None
     errors: dict[int, dict[int, float]] = field(default_factory=dict, init=False)
+    _found: dict[int, dict[int, float]] = field(default_factory=dict, init=False)
     _changes: dict[int, dict[int, float]] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
@@ -99,7 +100,7 @@ class ActivationErrors:
         if self.errors:
             return
         trials, kept = self.trials, Kept(self.state, ACTIVATIONS, self.trials.key())
-        found = {root: {} for root in self.classes} | kept.load()
+        self._found = found = {root: {} for root in self.classes} | kept.load()
         plans = {b: self._plan(dict.fromkeys(self.classes, b)) for b in self._narrow()}
         places = {tensor.name: t for t, tensor in enumerate(trials.result.main.tensors)}
         writers = {root: [trials.result.main.producers[places[str(t)]] for t in members] for root, members in self.classes.items()}

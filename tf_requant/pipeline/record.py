@@ -32,7 +32,7 @@ class Record:
         target: what it was made for.
         biases: tensor name -> channel -> how far the bias behind it was moved, in steps of the tensor; None where what
             it was made from was itself re-expressed, or a graph: moves count from an original.
-        widths: tensor name -> bits that the target stores of it, where they were chosen for it.
+        widths: tensor name -> bits that the target stores of it, where they were chosen for it or are less than its type's.
     """
 
     gains: dict[str, Any] = field(default_factory=dict)

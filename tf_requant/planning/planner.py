@@ -25,7 +25,7 @@ from tf_requant.planning.gains import Link, choose_gains
 from tf_requant.planning.noise import link_weight, noise_of_classes
 from tf_requant.planning.places import place_ops
 from tf_requant.planning.ranges import ValueRange, implied_activation, is_compared, value_range
-from tf_requant.planning.schemes import activation_dtype, expressible, narrowed, per_channel, stored_in
+from tf_requant.planning.schemes import activation_dtype, expressible, is_narrow, narrowed, per_channel, stored_in
 from tf_requant.planning.weights import Histogram, by_channel, histogram, plan_filter
 from tf_requant.planning.wishes import Wishes
 from tf_requant.targets import Target
@@ -173,7 +173,7 @@ def _plan_activations(
             plans[root] = ActivationPlan(fixed[root], 1.0, "fixed by the op that writes it")
             continue
         quant, range_ = values[root]
-        bits = widths.get(root)
+        bits = widths.get(root, target.activation.bits[0] if is_narrow(target) else None)
         key = (quant.dtype, *quant.scale, *quant.zero_point, *range_.key, gain, root in ranged, bits)
         if key not in known:
             choice = choose(targets[root], quant, range_, gain, root in ranged)

@@ -56,6 +56,12 @@ def narrow_activations_are_planned(place: Activation) -> Verdicts:
     yield f"tensor {place.tensor.name!r} has parameters that TFLite fixes, for codes of 8 bits" if fixed else ""
 
 
+def recorded_widths(place: Activation) -> Verdicts:
+    """No activation was planned with more than {widest_activation} bits, where the model's record says with how many."""
+    widest, bits = max(place.target.activation.bits), place.tensor.bits
+    yield f"tensor {place.tensor.name!r} was planned with {bits} bits, the target has {widest}" if (bits or 0) > widest else ""
+
+
 def equal_parameters(site: Site) -> Verdicts:
     """Tensors between which an op copies raw codes share scale and zero point{tied_ops}."""
     rule = site.target.rule(site.op.code)
@@ -84,6 +90,7 @@ ACTIVATION_RULES: tuple[Rule[Activation], ...] = (
     Rule(activation_zero_point, lambda target: target.activation.symmetric),
     Rule(unsigned_after_relu, lambda target: target.activation.symmetric and target.activation.unsigned_after_relu),
     Rule(narrow_activations_are_planned, lambda target: target.activation.bits[0] < 8),
+    Rule(recorded_widths, lambda target: min(target.activation.bits) < 8),
     Rule(power_of_two_activations, lambda target: target.activation.scale == "power_of_two"),
 )
 """Checked in this order at every activation that an op on the accelerator touches."""

@@ -4100,7 +4100,8 @@ class Tensor(object):
 
     # Bits of a code that carry information, at most those that are stored: of a filter without zero point those of its
     # largest code and a sign, so that an accelerator of narrower weights knows what it has to hold; of one with a codebook
-    # those of an index.
+    # those of an index; of an activation those that the accelerator holds, and every op's output limits keep to. A network's
+    # input in fewer bits than its type is the host's to keep to.
     # Tensor
     def Bits(self):
         o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(10))
