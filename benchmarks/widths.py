@@ -117,7 +117,7 @@ def activations(bench: Bench) -> None:
 def int7(bench: Bench) -> None:
     narrow = tf_requant.load_target(INT7)
     wide = narrow.derive(
-        name="int7 at 8 bits", activation={"bits": [8]}, weight={"bits": [8]}, accumulator={"intermediate": None}
+        name="int7_at_8_bits", activation={"bits": [8]}, weight={"bits": [8]}, accumulator={"intermediate": None}
     )
     rows = {"none": "none", "bias": "bias", "all but the search": "rounding,gptq,bias", "auto (with the search)": "auto"}
     for target in (wide, narrow):

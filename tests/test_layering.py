@@ -23,6 +23,7 @@ ALLOWED = {
     "rewrite": MODEL | {"targets", "plan", "rewrite"},
     "report": MODEL | {"targets", "plan", "report"},
     "simulator": MODEL | {"simulator"},
+    "training": MODEL | {"training"},
     "export": MODEL | {"simulator", "export"},
     "validation": MODEL | {"targets", "plan", "validation"},
     "sample": {"sample"},

@@ -50,6 +50,8 @@ def define(values: absl_flags.FlagValues) -> None:
     share = "weights:SHARE, activations:SHARE or both with a comma: what they may take, over what they take at the widest width."
     text("budget", None, share, flag_values=values)
     text("search", None, "A file that keeps what the search for widths measured, to go on from.", flag_values=values)
+    learned = "Learn the widths of weights by gradient instead of measuring each; needs TensorFlow."
+    switch("train_widths", False, learned, flag_values=values)
     switch("pareto", False, "Print what other budgets allow; with --report, draw it as pareto.svg.", flag_values=values)
     switch("dry_run", False, "Print the plan with a reason per tensor; write nothing.", flag_values=values)
     text("report", None, f"A folder for {CONVERSION}: every decision with its reason.", flag_values=values)
@@ -88,6 +90,7 @@ def run(values: absl_flags.FlagValues) -> int:
             activation_bits=values.activation_bits,
             budget=values.budget,
             search=values.search,
+            train_widths=values.train_widths,
             progress=step,
         )
     report = result.report

@@ -23,7 +23,10 @@ LAYERWISE = ("scale_search", "gptq", "error_folding", "bias")
 EQUALIZATION = "equalization"
 """Factors per channel between filters: not in `auto`, since it seldom pays where the filters came from training."""
 
-NAMES = (*PLANNED, EQUALIZATION, *CORRECTIONS, *LAYERWISE)
+DISTILLATION = "distillation"
+"""Filters, codebooks and biases moved by gradient (extra `tensorflow`): not in `auto`, since it takes minutes."""
+
+NAMES = (*PLANNED, EQUALIZATION, *CORRECTIONS, *LAYERWISE, DISTILLATION)
 """Every name, in running order."""
 WITHOUT_DATA = ("rounding", "bias")
 """Those that work without data: `bias` then takes synthetic inputs."""
@@ -40,7 +43,7 @@ def chosen(names: str | Iterable[str], with_data: bool = False) -> tuple[str, ..
     if names in ("none", ""):
         return ()
     if names == "auto":
-        return tuple(n for n in NAMES if n != EQUALIZATION) if with_data else WITHOUT_DATA
+        return tuple(n for n in NAMES if n not in (EQUALIZATION, DISTILLATION)) if with_data else WITHOUT_DATA
     asked = [n.strip() for n in names.split(",")]
     for name in sorted(asked, key=lambda n: n in NAMES):  # a name that is none comes first
         if name not in NAMES:

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -79,6 +79,7 @@ class ActivationErrors:
     state: Path | None = None
     progress: Progress | None = None
     errors: dict[int, dict[int, float]] = field(default_factory=dict, init=False)
+    predicts: ClassVar[bool] = True
     _found: dict[int, dict[int, float]] = field(default_factory=dict, init=False)
     _changes: dict[int, dict[int, float]] = field(default_factory=dict, init=False)
 
@@ -94,6 +95,11 @@ class ActivationErrors:
         corrector = self.corrector
         wishes = replace(corrector.wishes, activation_widths=chosen)
         return replace(corrector, wishes=wishes).planned(self.calibration, "thresholds" in corrector.asked)
+
+    @property
+    def how(self) -> str:
+        """The widths are found, in a few words."""
+        return f"measured on {len(self.trials.parts()[0])} calibration samples"
 
     def measure(self) -> None:
         """What each candidate at each width does to the scores; what a file has is not measured again."""

@@ -171,6 +171,15 @@ class Corrector:
             return replace(alone, note=f"{note}. Then {alone.note}")
         return Corrected(_with_measured(result, outcome), names, note, keep and not kind, outcome.error)
 
+    @property
+    def arithmetic(self) -> Arithmetic:
+        """In what the result runs while it is corrected."""
+        return arithmetic_of(self.target)
+
+    def judged_error(self, plan: Plan, samples: Callable[[Model], Samples]) -> float:
+        """Of the scores on the samples that judge, over their squared value."""
+        return self._run(plan, frozenset(), samples, True)[0].error
+
     def _run(
         self, plan: Plan, methods: frozenset[str], samples: Callable[[Model], Samples], judging: bool
     ) -> tuple[Outcome, Plan, int]:

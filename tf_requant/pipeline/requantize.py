@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from tf_requant.corrections import chosen
+from tf_requant.corrections import DISTILLATION, chosen
 from tf_requant.errors import InterpreterError, ModelFormatError, UsageError
 from tf_requant.io import tflite_writer
 from tf_requant.io.tf1 import GRAPH_SUFFIX, GraphOptions
@@ -16,6 +16,7 @@ from tf_requant.model.ops import info
 from tf_requant.model.verify import check, refuse_unsupported
 from tf_requant.pipeline.calibrate import calibrate
 from tf_requant.pipeline.correct import Corrector
+from tf_requant.pipeline.distill import distill, refuse_untrainable
 from tf_requant.pipeline.graphs import graph_edits
 from tf_requant.pipeline.record import read_record, recorded
 from tf_requant.pipeline.source import ModelSource, Source, Weights, load_source
@@ -102,6 +103,7 @@ def requantize(
     activation_bits: Any = None,
     budget: Any = None,
     search: str | os.PathLike[str] | None = None,
+    train_widths: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Result:
     """Re-expresses an already quantized model for a target.
@@ -129,6 +131,8 @@ def requantize(
             calibration data (HMQ, arXiv 2007.09952, without training).
         search: a file that keeps what the search for widths measured, so that one that was broken off goes on; a dry run
             leaves it alone.
+        train_widths: learn the widths of a weights' budget by gradient (HMQ's blocks; extra `tensorflow`) instead of measuring
+            each.
         progress: called with (steps done, steps in all) of each part of the work.
 
     Raises:
@@ -137,12 +141,16 @@ def requantize(
     asked = chosen(corrections, calibration is not None)
     aim = load_target(target)
     narrow = asked_widths(aim, bits, budget, activation_bits)
+    if train_widths and not any(one.budget is not None and one.kind != ACTIVATIONS for one in narrow):
+        raise UsageError("--train_widths learns the widths of weights within a budget: give --bits and --budget, or leave it out")
     pinned = tuple((name, *bounds) for name, bounds in (pin_range or {}).items())
     wishes = Wishes(io, pinned, (keep,) if isinstance(keep, str) else tuple(keep))
     loaded = load_source(model, GraphOptions(_names(inputs), _names(outputs), input_stats), weights)
     source = loaded.model
     refuse_unsupported(source)
     unproven = _run_where_rules_end(source)
+    if train_widths or DISTILLATION in asked:
+        refuse_untrainable(source)
     observed = None
     if calibration is not None:
         noise = "folding" in asked and aim.activation.scale == "power_of_two"
@@ -150,18 +158,21 @@ def requantize(
     corrector = Corrector(
         source,
         aim,
-        asked,
+        tuple(name for name in asked if name != DISTILLATION),
         corrections != "auto",
         wishes,
         progress,
     )
     state = None if search is None or dry_run else Path(search)
     # Errors of rounding add up, so weights and activations are chosen for apart, each beside the other at its widest.
-    widths = tuple(choose_widths(corrector, asked_for, observed, state, progress) for asked_for in narrow)
+    widths = tuple(choose_widths(corrector, asked_for, observed, state, progress, train_widths) for asked_for in narrow)
     for choice in widths:
         part = "activation_widths" if choice.kind == ACTIVATIONS else "widths"
         wishes = replace(wishes, **{part: choice.bits})
-    corrected = replace(corrector, wishes=wishes).correct(observed)
+    corrector = replace(corrector, wishes=wishes)
+    corrected = corrector.correct(observed)
+    if DISTILLATION in asked and observed is not None:
+        corrected = distill(corrector, corrected, observed)
     plan, notes = corrected.plan, tuple(n for n in (corrected.note, *(choice.note for choice in widths)) if n)
     learned = corrected.learned or any(choice.measured is not None for choice in widths)
     digests = observed.digests if observed is not None and learned else ()

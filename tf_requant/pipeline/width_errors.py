@@ -8,7 +8,7 @@ what grows with the error of the layer's own output is the width's.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,6 +70,7 @@ class WidthErrors:
     state: Path | None = None
     progress: Progress | None = None
     errors: dict[int, dict[int, float]] = field(default_factory=dict, init=False)
+    predicts: ClassVar[bool] = True
     _found: dict[int, dict[int, float]] = field(default_factory=dict, init=False)
     _outputs: dict[tuple[int, int], float] = field(default_factory=dict, init=False)
     _candidates: dict[tuple[int, int], Constants] = field(default_factory=dict, init=False)
@@ -82,6 +83,11 @@ class WidthErrors:
         self.elements = layers_of(corrector.source, corrector)
         source, result, graph_plan = self.trials.source, self.trials.result, self.trials.plan.graphs[0]
         self._pass = Pass(source, result, graph_plan, self.target, _METHODS, self.trials.arithmetic, True)
+
+    @property
+    def how(self) -> str:
+        """The widths are found, in a few words."""
+        return f"measured on {len(self.trials.parts()[0])} calibration samples"
 
     def measure(self) -> None:
         """What each layer at each width does to the scores; what a file has is not measured again."""

@@ -8,11 +8,11 @@ the width's. Those errors add up, so the widths of least error within a budget a
 between two are tried, on other samples and against the source.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 
@@ -24,6 +24,7 @@ from tf_requant.pipeline.correct import HELD_BACK, Corrector
 from tf_requant.pipeline.reconstruct import Progress
 from tf_requant.pipeline.trials import Trials
 from tf_requant.pipeline.width_errors import WidthErrors, layers_of
+from tf_requant.pipeline.width_training import TrainedWidths
 from tf_requant.plan import ACTIVATIONS, WEIGHTS, WidthFrontier, WidthPlan
 from tf_requant.planning.allocation import Item, allocate
 from tf_requant.planning.widths import Asked, asked_widths
@@ -41,7 +42,12 @@ _STEPS = 46
 
 
 def choose_widths(
-    corrector: Corrector, asked: Asked, calibration: Calibration | None, state: Path | None = None, progress: Progress | None = None
+    corrector: Corrector,
+    asked: Asked,
+    calibration: Calibration | None,
+    state: Path | None = None,
+    progress: Progress | None = None,
+    trained: bool = False,
 ) -> WidthPlan:
     """The widths that were asked for: one everywhere, or those of least error within a budget.
 
@@ -51,6 +57,7 @@ def choose_widths(
         calibration: samples; widths are chosen by what they measure.
         state: a file that keeps what was measured.
         progress: called with (steps done, steps in all) of each part.
+        trained: whether weights' widths are learned by gradient (extra `tensorflow`) instead of measured one by one.
 
     Raises:
         UsageError: nothing to choose for, nothing to choose by, or a budget that no width meets.
@@ -67,6 +74,10 @@ def choose_widths(
         raise UsageError(
             f"--budget measures on some samples and judges by others: {len(calibration)} are too few, give at least {HELD_BACK}"
         )
+    if trained and asked.kind != ACTIVATIONS:
+        costs = costs_of(corrector, elements, asked.kind, (*asked.widths, widest))
+        blocks = TrainedWidths(corrector, asked.widths, calibration, asked.budget, costs, progress)
+        return Search(blocks, progress, asked.kind).run(asked.budget)
     measure = ActivationErrors if asked.kind == ACTIVATIONS else WidthErrors
     return Search(measure(corrector, asked.widths, calibration, state, progress), progress, asked.kind).run(asked.budget)
 
@@ -79,6 +90,14 @@ def _elements(corrector: Corrector, kind: str) -> tuple[dict[int, int], int]:
     return layers_of(corrector.source, corrector), max(target.weight.bits)
 
 
+def costs_of(corrector: Corrector, elements: Mapping[int, int], kind: str, widths: Iterable[int]) -> dict[int, dict[int, float]]:
+    """What each takes at each width: bits of its elements, or a layer's products at their cost in the target's table."""
+    if kind in (WEIGHTS, ACTIVATIONS):
+        return {i: {b: float(b * size) for b in widths} for i, size in elements.items()}
+    table, graph = corrector.target.weight.costs[kind], corrector.source.main
+    return {i: {b: products(graph, i) * table[str(b)] for b in widths} for i in elements}
+
+
 class Candidates(Protocol):
     """What layers, or activations, do to the scores at each width.
 
@@ -87,6 +106,8 @@ class Candidates(Protocol):
         elements: weights, or codes, of each.
         widths: those that are measured.
         widest: the target's widest width.
+        how: they were found, in a few words.
+        predicts: whether the errors of a plan's parts predict its own; otherwise they only say what is likely.
     """
 
     corrector: Corrector
@@ -95,6 +116,11 @@ class Candidates(Protocol):
     elements: dict[int, int]
     widths: tuple[int, ...]
     widest: int
+    predicts: ClassVar[bool]
+
+    @property
+    def how(self) -> str:
+        """In a few words."""
 
     def measure(self) -> None:
         """Fills `errors`, once."""
@@ -118,9 +144,9 @@ class Search:
     kind: str = WEIGHTS
 
     @cached_property
-    def products(self) -> dict[int, int]:
-        """Of each layer in one run."""
-        return {i: products(self.candidates.corrector.source.main, i) for i in self.candidates.elements}
+    def _costs(self) -> dict[int, dict[int, float]]:
+        one = self.candidates
+        return costs_of(one.corrector, one.elements, self.kind, (*one.widths, one.widest))
 
     @property
     def whole(self) -> float:
@@ -128,10 +154,8 @@ class Search:
         return sum(self.cost(i, self.candidates.widest) for i in self.candidates.elements)
 
     def cost(self, origin: int, bits: int) -> float:
-        """What one takes at a width: bits of its elements, or a layer's products at their cost."""
-        if self.kind in (WEIGHTS, ACTIVATIONS):
-            return float(bits * self.candidates.elements[origin])
-        return self.products[origin] * self.candidates.corrector.target.weight.costs[self.kind][str(bits)]
+        """What one takes at a width."""
+        return self._costs[origin][bits]
 
     def run(self, budget: float) -> WidthPlan:
         """The widths of least error whose bytes are at most so large a share of the widest width's.
@@ -139,20 +163,18 @@ class Search:
         Raises:
             UsageError: even the narrowest are too large.
         """
-        chosen, whole = self.within(budget), self.whole
-        first = self.candidates.measured(chosen)
+        one, chosen, whole = self.candidates, self.within(budget), self.whole
+        first = one.measured(chosen)
         chosen, measured, kept = self._exchanged(chosen, first, budget * whole)
-        measuring, judging, _ = self.candidates.trials.parts()
-        widths = ", ".join(map(str, sorted(self.candidates.widths)))
+        widths, what = ", ".join(map(str, sorted(one.widths))), NOUNS.get(self.kind, "layers")
         note = (
-            f"widths: {len(self.candidates.elements)} {NOUNS.get(self.kind, 'layers')} among {widths} bits, measured on "
-            f"{len(measuring)} calibration samples; {kept} exchanges of bits between them took the scores' squared error "
-            f"on {len(judging)} others from {_decibels(first)} to {_decibels(measured)} dB of their own, ahead of the "
-            "corrections"
+            f"widths: {len(one.elements)} {what} among {widths} bits, {one.how}; {kept} exchanges of bits between them "
+            f"took the scores' squared error on {len(one.trials.parts()[1])} others from {_decibels(first)} to "
+            f"{_decibels(measured)} dB of their own, ahead of the corrections"
         )
         spent = sum(self.cost(i, b) for i, b in chosen.items()) / whole
-        figures = (self.predicted(chosen), measured, self._frontier(whole), note, self.kind, spent)
-        return WidthPlan(chosen, self.candidates.elements, self.candidates.widest, *figures)
+        known = (self.predicted(chosen), measured, self._frontier(whole)) if one.predicts else (None, measured, ())
+        return WidthPlan(chosen, one.elements, one.widest, *known, note, self.kind, spent)
 
     def _allocated(self, bits: float) -> dict[int, int] | None:
         order = sorted(self.candidates.elements)

@@ -1,0 +1,145 @@
+"""Training moves what it may towards the source's scores, keeps to grids and budgets, and is kept only where it helps."""
+
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+
+import tf_requant
+from tests import builders
+from tf_requant.errors import UnsupportedModelError, UsageError
+from tf_requant.model.ops import info
+from tf_requant.pipeline.simulate import checked_model
+from tf_requant.sample import calibration_path, evaluation_path, model_path
+from tf_requant.targets import load_target
+from tf_requant.training.blocks import Block, learned_widths
+from tf_requant.training.distillation import Trained, distilled
+from tf_requant.training.network import Network, constant
+from tf_requant.validation.legality import check_legality
+
+pytest.importorskip("tensorflow")
+
+CODED = load_target("nna_sym8_per_channel").derive(name="coded", weight={"codebook": 3})
+MIXED = load_target("nna_sym8_per_channel").derive(name="mixed", weight={"bits": [8, 6, 4]})
+LIST = "thresholds,rounding,scale_search,gptq,error_folding,bias"
+
+
+@cache
+def calibration() -> tf_requant.Calibration:
+    return tf_requant.calibrate(model_path(), np.load(calibration_path())["images"][:40], noise=False)
+
+
+def layer() -> tuple[Any, Network, list[dict[int, Any]]]:
+    """One dense layer with inputs at random."""
+    graph = checked_model(builders.fully_connected("int8")).main
+    random, x = np.random.default_rng(0), graph.tensors[graph.inputs[0]]
+    scale = float(x.quant.scale[0])
+    return graph, Network(graph, graph.outputs), [
+        {graph.inputs[0]: (random.integers(-60, 60, x.shape) * scale).astype(np.float32)} for _ in range(64)
+    ]  # fmt: skip
+
+
+def scores(network: Network, inputs: list[dict[int, Any]], reals: Any, bias: Any = None) -> list[list[Any]]:
+    import tensorflow as tf
+
+    biases = {} if bias is None else {0: tf.constant(bias, tf.float32)}
+    filters = {0: tf.constant(reals, tf.float32)}
+    return [[y.numpy() for y in network({t: tf.constant(v) for t, v in x.items()}, filters, biases)] for x in inputs]
+
+
+def loss(found: list[list[Any]], wanted: list[list[Any]]) -> float:
+    return float(sum(((a - b) ** 2).sum() for one, other in zip(found, wanted) for a, b in zip(one, other)))
+
+
+def test_a_wrong_bias_is_trained_back() -> None:
+    graph, network, inputs = layer()
+    weights = graph.tensors[graph.ops[0].inputs[1]]
+    reals, step = constant(weights), float(graph.tensors[graph.outputs[0]].quant.scale[0])
+    bias = constant(graph.tensors[graph.ops[0].inputs[2]])
+    wanted = scores(network, inputs * 8, reals, bias)
+    wrong = Trained(np.float32(weights.data), np.float32(weights.quant.along(2)[0]), (-127, 127), None, bias + 0.1 * step, step)
+    codes, found = distilled(network, {0: wrong}, inputs * 8, wanted)[0]
+    assert np.abs(found - bias).mean() < 0.75 * 0.1 * step
+    assert np.array_equal(codes, weights.data)
+
+
+def test_levels_are_trained_and_stay_so_few() -> None:
+    graph, network, inputs = layer()
+    weights = graph.tensors[graph.ops[0].inputs[1]]
+    scale, step = np.float32(weights.quant.along(2)[0]), float(graph.tensors[graph.outputs[0]].quant.scale[0])
+    wanted = scores(network, inputs * 4, constant(weights))
+    levels = np.array([-120, -60, 0, 60, 120])
+    coarse = levels[np.abs(weights.data[..., None] - levels).argmin(-1)].astype(np.float32)
+    before = loss(scores(network, inputs, coarse * scale), wanted)
+    codes, bias = distilled(network, {0: Trained(coarse, scale, (-127, 127), levels, None, step)}, inputs * 4, wanted)[0]
+    assert np.unique(codes).size <= 5 and codes.min() >= -127 and codes.max() <= 127 and bias is None
+    assert not np.array_equal(codes, coarse)
+    assert loss(scores(network, inputs, codes * scale), wanted) < before
+
+
+def test_what_matters_keeps_its_bits() -> None:
+    """Of two layers of one size, one whose outputs the scores hardly hold is narrowed for the other's sake."""
+    b = builders.Builder()
+    x = b.activation([1, 16], "int8", 0.05, 0)
+    strong, weak = b.activation([1, 16], "int8", 0.05, 0), b.activation([1, 16], "int8", 0.05, 0)
+    out = b.activation([1, 16], "int8", 0.1, 0)
+    random = np.random.default_rng(0)
+    for target, size in ((strong, 0.01), (weak, 0.00002)):
+        filter_ = b.tensor([16, 16], "int8", size, data=random.integers(-127, 128, (16, 16)).astype(np.int8))
+        b.op("FULLY_CONNECTED", [x, filter_, -1], [target], "FullyConnectedOptions")
+    b.op("ADD", [strong, weak], [out], "AddOptions")
+    graph = checked_model(b.finish([x], [out])).main
+    network = Network(graph, graph.outputs)
+    inputs = [{graph.inputs[0]: (random.integers(-127, 128, (1, 16)) * 0.05).astype(np.float32)} for _ in range(32)]
+    import tensorflow as tf
+
+    wanted = [[y.numpy() for y in network({t: tf.constant(v) for t, v in one.items()}, {}, {})] for one in inputs]
+    blocks = {}
+    for i in (0, 1):
+        weights = graph.tensors[graph.ops[i].inputs[1]]
+        steps = [np.float32(weights.quant.along(2)[0]) * 127 / top for top in (1, 7, 127)]
+        blocks[i] = Block(constant(weights), steps, (1, 7, 127), (2.0, 4.0, 8.0))
+    chances = learned_widths(network, blocks, 10.0, inputs, wanted)
+    mean = {i: float(p @ (2.0, 4.0, 8.0)) for i, p in chances.items()}
+    assert mean[0] > mean[1] + 1 and sum(mean.values()) < 11
+    assert all(p.sum() == pytest.approx(1, abs=1e-5) for p in chances.values())
+
+
+def test_a_distilled_codebook_is_legal_and_never_worse_on_the_samples_that_judge() -> None:
+    result = tf_requant.requantize(model_path(), CODED, calibration=calibration(), corrections=f"{LIST},distillation")
+    assert check_legality(result.model, CODED).legal
+    note = next(n for n in result.report.notes if "distillation" in n)
+    kept = "distillation: kept" in note
+    assert kept == ("distillation" in result.report.corrections)
+    for op in result.model.main.ops:
+        row = info(op)
+        if row is not None and row.filter is not None:
+            assert np.unique(result.model.main.tensors[op.inputs[row.filter]].data).size <= 8
+
+
+def test_learned_widths_keep_to_the_budget() -> None:
+    asked: dict[str, Any] = {"bits": (4, 6, 8), "budget": "weights:0.7", "train_widths": True, "corrections": "none"}
+    result = tf_requant.requantize(model_path(), MIXED, calibration=calibration(), **asked)
+    (choice,) = result.report.widths
+    assert choice.share <= 0.7 and choice.predicted is None and choice.frontier == () and choice.measured is not None
+    assert "learned by training" in choice.note and check_legality(result.model, MIXED).legal
+    with np.load(evaluation_path()) as file:
+        data = file["images"]
+    narrow = tf_requant.requantize(model_path(), MIXED, bits=4, corrections="none")
+    figures = [tf_requant.validate(r, reference=model_path(), data=data, layers=0).quality["litert"].sqnr for r in (narrow, result)]
+    assert figures[1] > figures[0] + 3
+
+
+def test_a_model_without_gradients_is_refused_before_anything_runs() -> None:
+    model, seen = builders.transpose_conv("int8"), []
+    asked: dict[str, Any] = {"corrections": "bias,distillation", "calibration": np.zeros((8, 4, 5, 3), np.int8)}
+    with pytest.raises(UnsupportedModelError, match="no gradient of TRANSPOSE_CONV"):
+        tf_requant.requantize(model, CODED, progress=lambda *a: seen.append(a), **asked)
+    assert not seen
+
+
+def test_widths_are_learned_within_a_budget_of_weights_only() -> None:
+    for asked in ({"bits": 6}, {}):
+        with pytest.raises(UsageError, match="--train_widths learns the widths of weights within a budget"):
+            tf_requant.requantize(model_path(), MIXED, train_widths=True, calibration=calibration(), **asked)

@@ -1,0 +1,132 @@
+"""Hands a corrected plan to training, and takes back what it moved, if the simulator finds the scores nearer to the source's."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tf_requant.calibration.statistics import Calibration
+from tf_requant.corrections import DISTILLATION
+from tf_requant.corrections.bias import accumulator_unit, bias_codes, has_bias
+from tf_requant.errors import UsageError
+from tf_requant.model.graph import Graph, Model
+from tf_requant.model.quant import code_limits
+from tf_requant.pipeline.correct import HELD_BACK, Corrected, Corrector, with_indices_for_names
+from tf_requant.pipeline.lanes import Inputs, Lane, in_reals, scores
+from tf_requant.pipeline.reconstruct import Pass, bias_position
+from tf_requant.plan import ConstantPlan, GraphPlan
+from tf_requant.training.distillation import Sample, Trained, distilled
+from tf_requant.training.network import Network
+
+
+def refuse_untrainable(source: Model) -> None:
+    """Tells ahead of minutes of work that training is not possible.
+
+    Raises:
+        UsageError: TensorFlow is missing.
+        UnsupportedModelError: an op that the scores need has no gradient.
+    """
+    Network(source.main, scores(source.main))
+
+
+def distill(corrector: Corrector, corrected: Corrected, calibration: Calibration) -> Corrected:
+    """The plan with filters and biases that training moved; as it was where the samples held back say so.
+
+    Args:
+        corrector: the source, the target, and how plans are made and applied.
+        corrected: the plan that training starts from.
+        calibration: samples; those that judge the corrections take no part in the training.
+
+    Raises:
+        UsageError: too few samples, or TensorFlow is missing.
+        UnsupportedModelError: an op without a gradient.
+    """
+    if len(calibration) < HELD_BACK:
+        raise UsageError(f"{DISTILLATION} learns from some samples and judges by others: give at least {HELD_BACK}")
+    source = with_indices_for_names(corrector.source)
+    plan = corrected.plan.graphs[0]
+    result = corrector.rewrite(source, corrected.plan)
+    places = {tensor.name: t for t, tensor in enumerate(result.main.tensors)}
+    wanted = scores(source.main)
+    run = Pass(source, result, plan, corrector.target, frozenset(), corrector.arithmetic)
+    layers = {i: _layer(result.main, run, i, origin, plan.constants[origin, 1]) for i, origin in run.pairs().items()}
+    network = Network(result.main, [places[str(t)] for t in wanted])
+    samples = corrector.samples(calibration)
+    held = samples(result)
+    feeds = [real_inputs(result.main, one) for one in held.result[held.judges :]]
+    right = source_scores(source, held.source[held.judges :], plan)
+    found = distilled(network, {i: layer for i, layer in layers.items() if i in network.ops}, feeds, right, corrector.progress)
+    constants = dict(plan.constants)
+    for index, (codes, bias) in found.items():
+        constants |= _constants(result.main, run, index, run.pairs()[index], plan, codes, bias)
+    moved = replace(corrected.plan, graphs=(plan.with_(constants=constants), *corrected.plan.graphs[1:]))
+    before, after = (corrector.judged_error(p, samples) for p in (corrected.plan, moved))
+    kept = after < before
+    note = (
+        f"{DISTILLATION}: {'kept' if kept else 'left out'}; the scores' squared error on {held.judges} samples held back goes from "
+        f"{_decibels(before)} to {_decibels(after)} dB of their own"
+    )
+    notes = ". ".join(n for n in (corrected.note, note) if n)
+    if not kept:
+        return replace(corrected, note=notes)
+    applied = (*corrected.applied, DISTILLATION)
+    return replace(corrected, plan=moved, applied=applied, note=notes, learned=True, error=after)
+
+
+def _layer(graph: Graph, run: Pass, index: int, origin: int, planned: ConstantPlan) -> Trained:
+    op = graph.ops[index]
+    weights, written = graph.tensors[op.inputs[1]], graph.tensors[op.outputs[0]].quant
+    assert weights.data is not None and weights.quant is not None
+    scale, zero_point = weights.quant.along(len(weights.shape))
+    codes = weights.data.astype(np.int64) - zero_point
+    low, high = (limit - int(weights.quant.zero_point[0]) for limit in planned.limits or code_limits(weights.dtype))
+    position, bias = bias_position(graph, index), None
+    if has_bias(op, position) and (origin, position) in run.plan.constants:
+        bias = (bias_codes(graph, op, position) * accumulator_unit(graph, op)).astype(np.float32)
+    step = float(written.scale[0]) if written is not None else 1.0
+    levels = None if run.target.weight.codebook is None else np.unique(codes)
+    return Trained(codes.astype(np.float32), np.asarray(scale, np.float32), (low, high), levels, bias, step)
+
+
+def _constants(
+    graph: Graph, run: Pass, index: int, origin: int, plan: GraphPlan, codes: NDArray[np.int64], bias: NDArray[np.float64] | None
+) -> dict[tuple[int, int], ConstantPlan]:
+    """The plans of a layer's filter and bias, with what training left."""
+    op, position = graph.ops[index], bias_position(graph, index)
+    weights = graph.tensors[op.inputs[1]]
+    assert weights.quant is not None
+    held, changed = plan.constants[origin, 1], codes + int(weights.quant.zero_point[0])
+    moved = float(np.mean(changed != weights.data))
+    reason = f"{held.reason}; {DISTILLATION} moved {100 * moved:.1f} % of the codes"
+    found = {(origin, 1): held.with_(params=weights.quant, codes=changed.astype(weights.dtype), reason=reason)}
+    if bias is not None:
+        # Filters keep their scales, so biases keep their units.
+        params = graph.tensors[op.inputs[position]].quant
+        assert params is not None
+        wanted = run.grid(graph, index, bias / accumulator_unit(graph, op))
+        found[origin, position] = plan.constants[origin, position].with_(params=params, codes=wanted)
+    return found
+
+
+def real_inputs(graph: Graph, codes: Inputs) -> Sample:
+    """A sample in real units, by tensor."""
+    return {t: in_reals(array, graph, t).astype(np.float32) for t, array in codes.items()}
+
+
+def source_scores(source: Model, inputs: Sequence[Inputs], plan: GraphPlan) -> list[list[NDArray[np.floating]]]:
+    """What a result's scores should be on each sample: the source's, times the plan's gains."""
+    graph = source.main
+    wanted = scores(graph)
+    stop = max((graph.producers.get(t, -1) for t in wanted), default=-1) + 1
+    lane = Lane(source, inputs)
+    try:
+        found = lane.branch(graph, stop, wanted)
+    finally:
+        lane.close()
+    gains = {t: plan.activations[t].gains if t in plan.activations else 1.0 for t in wanted}
+    return [[in_reals(one[t], graph, t) * gains[t] for t in wanted] for one in found]
+
+
+def _decibels(error: float) -> str:
+    return f"{10 * np.log10(error):.1f}" if error > 0 else "-inf"
