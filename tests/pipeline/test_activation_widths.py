@@ -77,6 +77,9 @@ def test_the_plan_keeps_to_its_budget_and_the_device_to_the_plan(base: str) -> N
     narrow = [codes[n] for n, bits in held.items() if bits == 6 and n in codes]
     assert narrow and all(low <= c.min() and c.max() <= high for c in narrow)
     assert any(c.max() > high for n, c in codes.items() if held.get(n) == 8)
+    told = {t["name"]: t["bits"] for t in tf_requant.inspect(result.model_bytes).to_dict()["graphs"][0]["tensors"]}
+    assert {n: b for n, b in told.items() if b is not None} == held
+    assert "6 bits on its accelerator" in str(tf_requant.inspect(result.model_bytes))
     # The interface is not the plan's to narrow.
     assert not {graph.tensors[t].name for t in (*graph.inputs, *graph.outputs)} & held.keys()
     assert [row.bits for row in result.report.activations] == [6, 8]

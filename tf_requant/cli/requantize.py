@@ -50,6 +50,7 @@ def define(values: absl_flags.FlagValues) -> None:
     share = "weights:SHARE, activations:SHARE or both with a comma: what they may take, over what they take at the widest width."
     text("budget", None, share, flag_values=values)
     text("search", None, "A file that keeps what the search for widths measured, to go on from.", flag_values=values)
+    switch("int4", False, "Write filters of four bits as INT4, two codes a byte.", flag_values=values)
     learned = "Learn the widths of weights by gradient instead of measuring each; needs TensorFlow."
     switch("train_widths", False, learned, flag_values=values)
     switch("pareto", False, "Print what other budgets allow; with --report, draw it as pareto.svg.", flag_values=values)
@@ -91,6 +92,7 @@ def run(values: absl_flags.FlagValues) -> int:
             budget=values.budget,
             search=values.search,
             train_widths=values.train_widths,
+            int4=values.int4,
             progress=step,
         )
     report = result.report

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from tf_requant.errors import ModelFormatError, UnsupportedModelError
 from tf_requant.io.associated_files import find_archive, promised_files
 from tf_requant.io.flatbuffer import Reader, Table
+from tf_requant.io.int4 import unpacked
 from tf_requant.io.schema import enum_names, table_fields, union_members
 from tf_requant.model.graph import Graph, Model, Op, Signature, Tensor
 from tf_requant.model.quant import QUANTIZED_DTYPES, QuantParams
@@ -143,7 +144,7 @@ def _refuse_unloadable_leftovers(graphs: tuple[Graph, ...], opcodes: list[tuple[
 def _graph(table: Table, index: int, opcodes: list[tuple[str, int, str | None]], buffers: list[Any]) -> Graph:
     tensors = tuple(_tensor(t, i, buffers) for i, t in enumerate(table.get("tensors") or ()))
     ops = tuple(_op(t, i, opcodes) for i, t in enumerate(table.get("operators") or ()))
-    return Graph(
+    graph = Graph(
         _text(table.get("name")) or f"subgraph {index}",
         tensors,
         ops,
@@ -151,6 +152,7 @@ def _graph(table: Table, index: int, opcodes: list[tuple[str, int, str | None]],
         _indices(table.get("outputs")),
         opaque=table,
     )
+    return unpacked(graph)
 
 
 def _indices(vector: NDArray[np.int32] | None) -> tuple[int, ...]:

@@ -16,6 +16,7 @@ import numpy as np
 from tf_requant.errors import UsageError
 from tf_requant.io.associated_files import relocate
 from tf_requant.io.flatbuffer import DATA_ALIGNMENT, Table, Writer
+from tf_requant.io.int4 import pack
 from tf_requant.io.schema import enum_names, table_fields
 from tf_requant.io.tflite import DTYPES, IDENTIFIER, Source
 from tf_requant.model.graph import Graph, Model, Op, Signature, Tensor
@@ -123,6 +124,11 @@ class _BufferPool:
             return origin
         self._split[origin].append(self._append(content))
         return self._split[origin][-1]
+
+    def known(self, content: np.ndarray, origin: int | None) -> np.ndarray:
+        """The file's own object where its buffer holds the same bytes."""
+        own = None if origin is None or origin >= len(self._content) else self._content[origin]
+        return own if own is not None and np.array_equal(own, content) else content
 
     def keep(self, origin: int) -> int:
         """The index of a buffer whose content does not change."""
@@ -232,8 +238,9 @@ def _tensor(tensor: Tensor, buffers: _BufferPool) -> Table:
     changes: dict[str, Any] = {}
     if _encode(tensor.name) != (own.get("name") or b""):
         changes["name"] = _encode(tensor.name)
-    if numbers[tensor.dtype] != own.get("type"):
-        changes["type"] = numbers[tensor.dtype]
+    number = numbers["int4" if tensor.packed else tensor.dtype]
+    if number != own.get("type"):
+        changes["type"] = number
     shape = own.get("shape")
     if tensor.shape != (() if shape is None else tuple(shape.tolist())) or tensor.opaque is None:
         changes["shape"] = np.array(tensor.shape, np.int32)
@@ -243,7 +250,7 @@ def _tensor(tensor: Tensor, buffers: _BufferPool) -> Table:
     if tensor.data is None:
         index = buffers.keep(origin) if origin is not None else 0
     else:
-        index = buffers.place(_raw(tensor.data), origin)
+        index = buffers.place(buffers.known(pack(tensor.data), origin) if tensor.packed else _raw(tensor.data), origin)
     if index != own.get("buffer"):
         changes["buffer"] = index
     if tensor.is_variable != bool(own.get("is_variable")):

@@ -29,6 +29,7 @@ class Tensor:
             its zero point; None where only the codes are known.
         bits: of an activation, the width that an accelerator stores it in; None where nothing is said of it. Files have no
             place for it: a re-expressed model's record has.
+        packed: of a filter in int8, whether the file holds its codes two a byte (INT4).
         opaque: what the file stores beside these, for the writer.
     """
 
@@ -41,6 +42,7 @@ class Tensor:
     opaque: Any = None
     trained: NDArray[np.float32] | None = None
     bits: int | None = None
+    packed: bool = False
 
     @property
     def is_constant(self) -> bool:

@@ -62,6 +62,7 @@ class Inspection:
                     "scale": None if t.quant is None else t.quant.scale.tolist(),
                     "zero_point": None if t.quant is None else t.quant.zero_point.tolist(),
                     "axis": t.quant.axis if t.quant is not None and t.quant.per_channel else None,
+                    "bits": t.bits,
                 }
                 for t in graph.tensors
             ],
@@ -85,7 +86,9 @@ class Inspection:
         tensor = self.model.graphs[graph].tensors[index]
         kind = "constant " if tensor.is_constant else ""
         scheme = f" {tensor.quant}" if tensor.quant is not None else f" {tensor.dtype}"
-        return f"{tensor.name} {kind}{list(tensor.shape)}{scheme}"
+        width = f", {tensor.bits} bits on its accelerator" if tensor.bits is not None else ""
+        stored = ", stored as INT4" if tensor.packed else ""
+        return f"{tensor.name} {kind}{list(tensor.shape)}{scheme}{width}{stored}"
 
 
 def inspect(

@@ -10,6 +10,7 @@ from typing import Any
 from tf_requant.corrections import DISTILLATION, chosen
 from tf_requant.errors import InterpreterError, ModelFormatError, UsageError
 from tf_requant.io import tflite_writer
+from tf_requant.io.int4 import packed
 from tf_requant.io.tf1 import GRAPH_SUFFIX, GraphOptions
 from tf_requant.model.graph import Model
 from tf_requant.model.ops import info
@@ -104,6 +105,7 @@ def requantize(
     budget: Any = None,
     search: str | os.PathLike[str] | None = None,
     train_widths: bool = False,
+    int4: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Result:
     """Re-expresses an already quantized model for a target.
@@ -133,6 +135,7 @@ def requantize(
             leaves it alone.
         train_widths: learn the widths of a weights' budget by gradient (HMQ's blocks; extra `tensorflow`) instead of measuring
             each.
+        int4: write filters of four bits as INT4, two codes a byte, which LiteRT's kernels read beside int8 activations.
         progress: called with (steps done, steps in all) of each part of the work.
 
     Raises:
@@ -176,7 +179,11 @@ def requantize(
     plan, notes = corrected.plan, tuple(n for n in (corrected.note, *(choice.note for choice in widths)) if n)
     learned = corrected.learned or any(choice.measured is not None for choice in widths)
     digests = observed.digests if observed is not None and learned else ()
-    result = source if dry_run else check(recorded(apply(source, plan), source, plan, digests))
+    if dry_run:
+        result = source
+    else:
+        result = recorded(apply(source, plan), source, plan, digests)
+        result = check(result.with_(graphs=tuple(map(packed, result.graphs))) if int4 else result)
     warnings = (*source.warnings, *unproven)
     return Result(result, plan, build(source, result, plan, aim, corrected.applied, warnings, notes, widths), loaded, aim)
 

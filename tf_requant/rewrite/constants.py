@@ -26,7 +26,7 @@ def requantized(tensor: Tensor, plan: ConstantPlan, axis: int) -> Tensor:
         axis: the dimension that a step per channel runs along.
     """
     codes = plan.codes if plan.codes is not None else _codes(tensor, plan, axis)
-    return tensor.with_(dtype=plan.params.dtype, quant=plan.params, data=codes, trained=None)
+    return tensor.with_(dtype=plan.params.dtype, quant=plan.params, data=codes, trained=None, packed=False)
 
 
 def zeros(name: str, shape: tuple[int, ...], plan: ConstantPlan) -> Tensor:
