@@ -165,7 +165,7 @@ class Corrector:
         word = kept if keep else left
         note = (
             f"{what}: {word}; the scores' squared error on {judges} {kind}samples held back goes from "
-            f"{_decibels(unchanged.error)} to {_decibels(after.error)} dB of their own"
+            f"{decibels(unchanged.error)} to {decibels(after.error)} dB of their own"
         )
         if alone is not None and beaten:
             return replace(alone, note=f"{note}. Then {alone.note}")
@@ -245,6 +245,7 @@ def _with_measured(plan: Plan, outcome: Outcome) -> Plan:
     return Plan(plan.target, (main.with_(activations=activations), *plan.graphs[1:]))
 
 
-def _decibels(error: float) -> str:
+def decibels(error: float) -> str:
+    """A relative squared error in dB, to a tenth."""
     return f"{10 * np.log10(error):.1f}" if error > 0 else "-inf"
 

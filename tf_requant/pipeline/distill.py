@@ -12,8 +12,8 @@ from tf_requant.corrections.bias import accumulator_unit, bias_codes, has_bias
 from tf_requant.errors import UsageError
 from tf_requant.model.graph import Graph, Model
 from tf_requant.model.quant import code_limits
-from tf_requant.pipeline.correct import HELD_BACK, Corrected, Corrector, with_indices_for_names
-from tf_requant.pipeline.lanes import Inputs, Lane, in_reals, scores
+from tf_requant.pipeline.correct import HELD_BACK, Corrected, Corrector, decibels, with_indices_for_names
+from tf_requant.pipeline.lanes import Inputs, in_reals, real_scores, scores
 from tf_requant.pipeline.reconstruct import Pass, bias_position
 from tf_requant.plan import ConstantPlan, GraphPlan
 from tf_requant.training.distillation import Sample, Trained, distilled
@@ -65,7 +65,7 @@ def distill(corrector: Corrector, corrected: Corrected, calibration: Calibration
     kept = after < before
     note = (
         f"{DISTILLATION}: {'kept' if kept else 'left out'}; the scores' squared error on {held.judges} samples held back goes from "
-        f"{_decibels(before)} to {_decibels(after)} dB of their own"
+        f"{decibels(before)} to {decibels(after)} dB of their own"
     )
     notes = ". ".join(n for n in (corrected.note, note) if n)
     if not kept:
@@ -116,17 +116,6 @@ def real_inputs(graph: Graph, codes: Inputs) -> Sample:
 
 def source_scores(source: Model, inputs: Sequence[Inputs], plan: GraphPlan) -> list[list[NDArray[np.floating]]]:
     """What a result's scores should be on each sample: the source's, times the plan's gains."""
-    graph = source.main
-    wanted = scores(graph)
-    stop = max((graph.producers.get(t, -1) for t in wanted), default=-1) + 1
-    lane = Lane(source, inputs)
-    try:
-        found = lane.branch(graph, stop, wanted)
-    finally:
-        lane.close()
+    wanted = scores(source.main)
     gains = {t: plan.activations[t].gains if t in plan.activations else 1.0 for t in wanted}
-    return [[in_reals(one[t], graph, t) * gains[t] for t in wanted] for one in found]
-
-
-def _decibels(error: float) -> str:
-    return f"{10 * np.log10(error):.1f}" if error > 0 else "-inf"
+    return [[one[t] * gains[t] for t in wanted] for one in real_scores(source, inputs)]

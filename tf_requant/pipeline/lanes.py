@@ -118,6 +118,26 @@ def in_reals(codes: NDArray[Any], graph: Graph, tensor: int) -> NDArray[np.float
     return (codes.astype(np.float64) - float(quant.zero_point[0])) * float(quant.scale[0])
 
 
+def real_scores(model: Model, samples: Sequence[Inputs]) -> list[Inputs]:
+    """The scores of each sample in real units, as LiteRT's reference kernels compute them, by tensor.
+
+    Args:
+        model: its main graph.
+        samples: input codes by tensor index.
+    """
+    wanted, lane = scores(model.main), Lane(model, samples)
+    try:
+        found = lane.branch(model.main, behind(model.main, wanted), wanted)
+    finally:
+        lane.close()
+    return [{t: in_reals(one[t], model.main, t) for t in wanted} for one in found]
+
+
+def behind(graph: Graph, tensors: Iterable[int]) -> int:
+    """The op behind the last that writes one of these."""
+    return max((graph.producers.get(t, -1) for t in tensors), default=-1) + 1
+
+
 class Meeting:
     """Compares tensors that two lanes reach one after the other.
 

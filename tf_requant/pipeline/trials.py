@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from tf_requant.calibration.statistics import Calibration
 from tf_requant.errors import UsageError
 from tf_requant.io.tflite_writer import save
-from tf_requant.model.graph import Graph, Model
+from tf_requant.model.graph import Model
 from tf_requant.pipeline.correct import HELD_BACK, Corrector, arithmetic_of, with_indices_for_names
-from tf_requant.pipeline.lanes import Inputs, Lane, in_reals, scores
+from tf_requant.pipeline.lanes import Inputs, Lane, behind, in_reals, real_scores, scores
 from tf_requant.plan import Plan
 from tf_requant.version import __version__
 
@@ -48,7 +48,7 @@ class Trials:
         self.result = corrector.rewrite(self.source, plan)
         self.arithmetic = arithmetic_of(corrector.target)
         self.judged = self._judged(self.result)
-        self.stop = _stop(self.result.main, self.judged)
+        self.stop = behind(self.result.main, self.judged)
 
     def parts(self) -> tuple[Sequence[int], Sequence[int], Sequence[int]]:
         """Of the calibration: the samples that measure, that judge, that are learned from."""
@@ -91,7 +91,7 @@ class Trials:
         inputs = self.corrector.samples(self.calibration, 0)(model).result
         lane = Lane(model, [inputs[n] for n in self.parts()[1]], self.arithmetic)
         try:
-            found = lane.branch(model.main, _stop(model.main, judged), judged)
+            found = lane.branch(model.main, behind(model.main, judged), judged)
         finally:
             lane.close()
         gains, error, power = plan.graphs[0].activations, 0.0, 0.0
@@ -105,15 +105,8 @@ class Trials:
     @cached_property
     def _right(self) -> list[Inputs]:
         """The source's scores on the samples that judge, in real units."""
-        graph = self.source.main
-        wanted = scores(graph)
         inputs = self.corrector.samples(self.calibration, 0)(self.result).source
-        lane = Lane(self.source, [inputs[n] for n in self.parts()[1]])
-        try:
-            found = lane.branch(graph, _stop(graph, wanted), wanted)
-        finally:
-            lane.close()
-        return [{t: in_reals(one[t], graph, t) for t in wanted} for one in found]
+        return real_scores(self.source, [inputs[n] for n in self.parts()[1]])
 
     def _judged(self, model: Model) -> tuple[int, ...]:
         places = {tensor.name: t for t, tensor in enumerate(model.main.tensors)}
@@ -206,7 +199,3 @@ def slope_beside_a_floor(x: NDArray[np.float64], y: NDArray[np.float64]) -> floa
     if y.mean() < slope * x.mean():
         slope = float((x * y).sum() / (x**2).sum())  # a floor below zero is none
     return max(slope, _LEAST * float(y[0]) / float(x.max()))
-
-
-def _stop(graph: Graph, wanted: Sequence[int]) -> int:
-    return max((graph.producers.get(t, -1) for t in wanted), default=-1) + 1

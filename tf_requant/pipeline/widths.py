@@ -20,7 +20,7 @@ from tf_requant.calibration.statistics import Calibration
 from tf_requant.errors import UsageError
 from tf_requant.pipeline.activation_errors import ActivationErrors, activations_of, codes_of
 from tf_requant.pipeline.calibrate import products
-from tf_requant.pipeline.correct import HELD_BACK, Corrector
+from tf_requant.pipeline.correct import HELD_BACK, Corrector, decibels
 from tf_requant.pipeline.reconstruct import Progress
 from tf_requant.pipeline.trials import Trials
 from tf_requant.pipeline.width_errors import WidthErrors, layers_of
@@ -169,8 +169,8 @@ class Search:
         widths, what = ", ".join(map(str, sorted(one.widths))), NOUNS.get(self.kind, "layers")
         note = (
             f"widths: {len(one.elements)} {what} among {widths} bits, {one.how}; {kept} exchanges of bits between them "
-            f"took the scores' squared error on {len(one.trials.parts()[1])} others from {_decibels(first)} to "
-            f"{_decibels(measured)} dB of their own, ahead of the corrections"
+            f"took the scores' squared error on {len(one.trials.parts()[1])} others from {decibels(first)} to "
+            f"{decibels(measured)} dB of their own, ahead of the corrections"
         )
         spent = sum(self.cost(i, b) for i, b in chosen.items()) / whole
         known = (self.predicted(chosen), measured, self._frontier(whole)) if one.predicts else (None, measured, ())
@@ -267,7 +267,3 @@ class Search:
 
 def _ceiling(share: float) -> float:
     return float(np.ceil(share * 1000) / 1000)
-
-
-def _decibels(error: float) -> str:
-    return f"{10 * np.log10(error):.1f}" if error > 0 else "-inf"
