@@ -20,7 +20,7 @@ from tf_requant.model.quant import QuantParams
 WEIGHTS = "weights"
 """What a budget limits, unless it names a cost of the target's table: the bytes of the weights."""
 ACTIVATIONS = "activations"
-"""What another limits: the bytes of all activations, each counted once."""
+"""What another limits: the bytes of the activations between layers, each counted once."""
 
 
 class View(str, Enum):
@@ -43,7 +43,7 @@ class ActivationPlan:
         error: predicted mean squared error against the source's value, in units of the source's scale squared.
         measured: squared error over squared value on samples held back, upstream errors included; None unmeasured.
         channel_gains: on top of the gain, one factor a channel, float64[C]; None for none.
-        bits: the width it is stored in, where one was chosen for it or where that is less than its type's; else None.
+        bits: the width it is stored in; None for all of its type, where that is the target's own.
     """
 
     params: QuantParams
@@ -73,6 +73,7 @@ class ConstantPlan:
             that of the layer's output on samples held back.
         limits: the lowest and highest code; None for the type's own.
         codes: the final codes where a correction has chosen them; otherwise the nearest, as above.
+        bits: of an operand that shares an activation's parameters, the width that it shares too; else None.
         input_gains: what `step` is divided by for each input channel, float64[C]; None for one. With it, codes are set.
     """
 
@@ -83,6 +84,7 @@ class ConstantPlan:
     limits: tuple[int, int] | None = None
     codes: NDArray[Any] | None = None
     input_gains: NDArray[np.float64] | None = None
+    bits: int | None = None
 
     def with_(self, **changes: Any) -> "ConstantPlan":
         """A copy with some attributes changed."""

@@ -19,11 +19,12 @@ from tf_requant.numerics.integers import limits
 from tf_requant.pipeline.activation_errors import ActivationErrors, activations_of
 from tf_requant.pipeline.correct import Corrector
 from tf_requant.pipeline.inputs import input_specs
-from tf_requant.pipeline.record import read_record
+from tf_requant.pipeline.record import METADATA, read_record
 from tf_requant.pipeline.simulate import checked_model
 from tf_requant.pipeline.widths import Search
 from tf_requant.plan import ACTIVATIONS
 from tf_requant.planning.planner import plan_model
+from tf_requant.planning.wishes import Wishes
 from tf_requant.sample import calibration_path, evaluation_path, model_path
 from tf_requant.targets import Target, load_target
 from tf_requant.validation.legality import check_legality
@@ -65,7 +66,7 @@ def test_the_plan_keeps_to_its_budget_and_the_device_to_the_plan(base: str) -> N
     (choice,) = result.report.widths
     assert choice.kind == ACTIVATIONS and 0.75 <= choice.share <= 0.85 and set(choice.bits.values()) == {6, 8}
     graph, held = result.model.main, read_record(result.model).widths
-    assert {t.name: t.bits for t in graph.tensors if t.bits is not None} == held and set(held.values()) == {6, 8}
+    assert {t.name: t.bits for t in graph.tensors if t.bits is not None} == held and set(held.values()) == {6}
     assert check_legality(result.model, result.target).legal
     with np.load(evaluation_path()) as file:
         sample = fed(file["images"][:2], result.model)
@@ -74,9 +75,9 @@ def test_the_plan_keeps_to_its_budget_and_the_device_to_the_plan(base: str) -> N
     assert [t.bits for t in read.main.tensors] == [t.bits for t in graph.tensors]
     codes = tf_requant.simulate(read, sample, arithmetic=result.target, tensors="all")
     low, high = limits(6)
-    narrow = [codes[n] for n, bits in held.items() if bits == 6 and n in codes]
+    narrow = [codes[n] for n in held if n in codes]
     assert narrow and all(low <= c.min() and c.max() <= high for c in narrow)
-    assert any(c.max() > high for n, c in codes.items() if held.get(n) == 8)
+    assert any(c.max() > high for n, c in codes.items() if n not in held)
     told = {t["name"]: t["bits"] for t in tf_requant.inspect(result.model_bytes).to_dict()["graphs"][0]["tensors"]}
     assert {n: b for n, b in told.items() if b is not None} == held
     assert "6 bits on its accelerator" in str(tf_requant.inspect(result.model_bytes))
@@ -213,7 +214,7 @@ def test_what_may_be_narrowed() -> None:
     assert activations_of(named("x", "twice", "twice", "table", "out"), plan.graphs[0], MIXED) == {}
     assert activations_of(named("x", "", "z", "table", "out"), plan.graphs[0], MIXED) == {z: [z]}
     assert activations_of(named("x", "y", "z", "table", "out"), plan.graphs[0], MIXED) == {y: [y], z: [z]}
-    with pytest.raises(UsageError, match="--activation_bits has nothing to choose for: no activation between layers"):
+    with pytest.raises(UsageError, match="--activation_bits has nothing to choose for: no int8 activation between layers, with zero point 0"):
         tf_requant.requantize(builders.unary("RELU"), MIXED, activation_bits=6)
 
 
@@ -260,3 +261,89 @@ def test_a_device_of_one_narrow_width_is_told_too(bits: int) -> None:
         simulation.run(samples)
         seen = {o.output: o for o in simulation.report.observations if o.register_bits is not None}
     assert seen and all(o.observed_bits <= rows[name].bits for name, o in seen.items() if name in rows)
+
+
+def test_what_was_narrowed_keeps_its_grid_when_it_is_converted_again() -> None:
+    narrow = tf_requant.requantize(model_path(), MIXED, activation_bits=6, calibration=calibration())
+    again = tf_requant.requantize(narrow.model_bytes, MIXED, activation_bits=6, corrections="none")
+    scales = [
+        {t.name: float(t.quant.scale[0]) for t in r.model.main.tensors if t.is_activation and t.quant is not None and t.bits == 6}
+        for r in (narrow, again)
+    ]
+    assert scales[0] and scales[0] == scales[1]
+
+
+def tied(constant: list[int]) -> bytes:
+    """ADD -> CONCATENATION with a constant -> ADD: the middle is no end of the interface."""
+    b = builders.Builder()
+    x, middle, joined, out = (b.activation([1, n], "int8", 0.05, 0) for n in (4, 4, 8, 8))
+    c = b.tensor([1, 4], "int8", 0.05, 0, np.array([constant], np.int8))
+    b.op("ADD", [x, x], [middle], "AddOptions", 2)
+    b.op("CONCATENATION", [middle, c], [joined], "ConcatenationOptions", 2, axis=1)
+    b.op("ADD", [joined, joined], [out], "AddOptions", 2)
+    return b.finish([x], [out])
+
+
+@pytest.mark.parametrize(("order", "bits"), [([6, 8], 8), ([8, 6], 6), ([6, 8], 6)])
+def test_a_constant_among_narrow_codes_has_their_width(order: list[int], bits: int) -> None:
+    target = MIXED.derive(name="tied", activation={"bits": order})
+    pins = {"tensor_1": (-6.4, 6.35)} if bits == 8 else {"tensor_1": (-1.0, 1.0)}
+    result = tf_requant.requantize(tied([-100, -20, 90, 120]), target, activation_bits=bits, corrections="none", pin_range=pins)
+    read = checked_model(result.model_bytes)
+    join = next(op for op in read.main.ops if op.code == "CONCATENATION")
+    held, low, high = [read.main.tensors[t] for t in (*join.inputs, *join.outputs)], *limits(bits)
+    assert {t.bits for t in held} == {None if order[0] == bits == 8 else bits} and len({float(t.quant.scale[0]) for t in held if t.quant is not None}) == 1
+    data = held[1].data
+    assert data is not None and low <= data.min() and data.max() <= high
+    codes = tf_requant.simulate(read, np.zeros((1, 4), np.int8), arithmetic=target, tensors="all")[held[2].name]
+    assert codes[0, 4:].tolist() == data[0].tolist()
+
+
+def test_a_quantize_that_does_nothing_any_more_is_no_candidate() -> None:
+    b = builders.Builder()
+    x, wide = (b.activation([1, 8], "uint8", scale, 128) for scale in (0.05, 0.1))
+    same, out = (b.activation([1, 8], "int8", scale, 0) for scale in (0.1, 0.2))
+    b.op("ADD", [x, x], [wide], "AddOptions", 1)
+    b.op("QUANTIZE", [wide], [same], "", 2)
+    b.op("ADD", [same, same], [out], "AddOptions", 2)
+    samples = np.random.default_rng(0).integers(0, 256, (20, 8)).astype(np.uint8)
+    asked: dict[str, Any] = {"activation_bits": (6, 8), "budget": "activations:1", "calibration": samples}
+    result = tf_requant.requantize(b.finish([x], [out]), MIXED, corrections="none", **asked)
+    assert not any(op.code == "QUANTIZE" for op in result.model.main.ops)
+    assert list(result.report.widths[0].elements.values()) == [8]
+    assert sum(row.tensors for row in result.report.activations) == 3
+
+
+def test_what_a_host_op_writes_is_no_candidate() -> None:
+    plan = plan_model(source(), MIXED, Wishes(keep=("^block2/expand/Relu6$",))).graphs[0]
+    kept = next(i for i, t in enumerate(source().main.tensors) if t.name == "block2/expand/Relu6")
+    assert kept in plan.activations
+    assert all(kept not in members for members in activations_of(source().main, plan, MIXED).values())
+
+
+def test_what_was_measured_with_other_thresholds_is_measured_again(tmp_path: Path) -> None:
+    """Where the source is on the target's grid, the widest plan is the same; the narrow ones are not."""
+    exact = tf_requant.requantize(model_path(), "nna_sym8_per_channel", corrections="none").model
+    data = tf_requant.calibrate(exact, np.load(calibration_path())["images"][:40], noise=False)
+    keys = []
+    for asked in ((), ("thresholds",)):
+        state = tmp_path / "search.json"
+        one = ActivationErrors(Corrector(exact, MIXED, asked, False), (6, 8), data, state)
+        one.measure()
+        keys.append(json.loads(state.read_text())[ACTIVATIONS]["key"])
+    assert keys[0] != keys[1]
+
+
+@pytest.mark.parametrize("bits", [0, -3, 1, 9, 6.7, "6", True])
+def test_a_record_of_no_width_is_none(bits: Any) -> None:
+    model = source().with_(metadata={METADATA: json.dumps({"widths": {"conv0/Relu6": bits}}).encode()})
+    assert read_record(model).widths == {}
+
+
+def test_the_isolated_layers_saturate_where_the_device_does() -> None:
+    narrow = tf_requant.requantize(model_path(), MIXED, activation_bits=6, pin_range={"conv0/Relu6": (0.0, 2.0)}, corrections="none")
+    with np.load(evaluation_path()) as file:
+        images = file["images"][:2]
+    found = tf_requant.validate(narrow, reference=model_path(), data=images, target=MIXED, against=("sim",), isolate=True)
+    rows = {row.name: row for row in found.layers}
+    assert rows["conv0/Relu6"].saturated > 0.05

@@ -84,6 +84,8 @@ EXAMPLES: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
         UNSIGNED, {"weight": {"codebook": 4}}, "but weight.codebook is 4"),
     "costs_are_given_for_every_width": (
         FREE, {"weight": {"costs": {"cycles": {"4": 1.0}}}}, 'but they are {"cycles": {"4": 1}}'),
+    "costs_have_names_of_their_own": (
+        FREE, {"weight": {"costs": {"activations": {"8": 1.0}}}}, 'may not be called {"activations": {"8": 1}}'),
     "weights_fit_a_tflite_file": (
         FREE, {"weight": {"bits": [9]}}, "but weight.bits is [9]"),
     "wide_activations_are_symmetric": (

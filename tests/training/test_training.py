@@ -139,6 +139,36 @@ def test_a_model_without_gradients_is_refused_before_anything_runs() -> None:
     assert not seen
 
 
+@pytest.mark.parametrize(
+    ("model", "shape", "sentence"),
+    [
+        (builders.fully_connected("int8", batch=2), (12,), "which takes 2 samples at once"),
+        (builders.unary("SOFTMAX", options="SoftmaxOptions", beta=1.0), (12,), "where no score is computed in integers"),
+    ],
+)
+def test_what_no_gradient_is_known_of_is_told_first(model: bytes, shape: tuple[int, ...], sentence: str) -> None:
+    with pytest.raises(UnsupportedModelError, match=sentence):
+        tf_requant.requantize(model, MIXED, corrections="bias,distillation", calibration=np.zeros((20, *shape), np.int8))
+
+
+def test_widths_are_learned_beside_a_filter_of_one_scale() -> None:
+    """The widest keeps the source's single scale, narrower ones get one a channel."""
+    model = builders.small_net("int8", per_channel=False)
+    shape = tf_requant.load_model(model).main.tensors[tf_requant.load_model(model).main.inputs[0]].shape
+    samples = np.random.default_rng(0).integers(-128, 128, (20, *shape[1:])).astype(np.int8)
+    asked: dict[str, Any] = {"bits": (4, 6, 8), "budget": "weights:0.7", "train_widths": True, "corrections": "none"}
+    result = tf_requant.requantize(model, MIXED, calibration=samples, **asked)
+    assert result.report.widths[0].share <= 0.7
+
+
+def test_a_budget_out_of_reach_is_told_before_training() -> None:
+    seen: list[Any] = []
+    asked: dict[str, Any] = {"bits": (6, 8), "budget": "weights:0.5", "train_widths": True, "calibration": calibration()}
+    with pytest.raises(UsageError, match="give at least weights:0.75"):
+        tf_requant.requantize(model_path(), MIXED, progress=lambda *a: seen.append(a), **asked)
+    assert not seen
+
+
 def test_widths_are_learned_within_a_budget_of_weights_only() -> None:
     for asked in ({"bits": 6}, {}):
         with pytest.raises(UsageError, match="--train_widths learns the widths of weights within a budget"):

@@ -67,6 +67,8 @@ def run(values: absl_flags.FlagValues) -> int:
     model, target = required(values, "model"), required(values, "target")
     if values.pareto and not values.budget:
         raise UsageError("--pareto shows what budgets allow: give --bits=4,5,6,8 --budget=weights:0.75 or the like")
+    if values.pareto and values.train_widths:
+        raise UsageError("--pareto shows what was measured, and --train_widths learns widths instead: leave one of them out")
     if values.search and not values.budget:
         raise UsageError("--search keeps what a budget measures: give --bits and --budget, or leave it out")
     output, options = None, graph_options(values)

@@ -142,7 +142,7 @@ def _narrow(
     found = list(tensors)
     for op, place in zip(graph.ops, placed):
         for t in (*op.inputs, *op.outputs) if place.where == "device" else ():
-            if t >= 0 and graph.tensors[t].is_activation:
+            if t >= 0 and (graph.tensors[t].is_activation or graph.tensors[t].bits is not None):
                 found[t] = replace(found[t], bits=narrow_width(graph.tensors[t], arithmetic) or found[t].bits)
     return tuple(found)
 

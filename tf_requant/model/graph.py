@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tf_requant.model.quant import QUANTIZED_DTYPES, QuantParams
+from tf_requant.model.quant import QUANTIZED_DTYPES, QuantParams, code_limits
+from tf_requant.numerics.integers import limits
 
 NO_TENSOR = -1
 
@@ -58,6 +59,11 @@ class Tensor:
     def is_activation(self) -> bool:
         """Whether it is computed (or fed) in quantized codes."""
         return self.data is None and self.quant is not None and self.dtype in QUANTIZED_DTYPES
+
+    @property
+    def limits(self) -> tuple[int, int]:
+        """The lowest and highest code: of its type, or of the width that an accelerator stores it in."""
+        return code_limits(self.dtype) if self.bits is None else limits(self.bits)
 
     @property
     def size(self) -> int:

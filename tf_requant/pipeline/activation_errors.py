@@ -34,8 +34,8 @@ NARROWEST = 2
 def activations_of(graph: Graph, plan: GraphPlan, target: Target) -> dict[int, list[int]]:
     """The tensors whose width can be chosen, by the first of those that share their parameters.
 
-    A graph's inputs and outputs stay as the interface has them, what a kernel fixes as it is fixed, and a tensor whose name
-    another has too could not be told from it in the record.
+    A graph's inputs and outputs stay as the interface has them, what a kernel fixes as it is fixed, what a host op writes in the
+    host's view, and a tensor whose name another has too could not be told from it in the record.
     """
     uses = Counter(t.name for t in graph.tensors)
 
@@ -43,8 +43,10 @@ def activations_of(graph: Graph, plan: GraphPlan, target: Target) -> dict[int, l
         params, name = plan.activations[tensor].params, graph.tensors[tensor].name
         if tensor in (*graph.inputs, *graph.outputs, *plan.fixed) or not name or uses[name] > 1:
             return False
-        computed = tensor in graph.producers and graph.ops[graph.producers[tensor]].code in OPS
-        return computed and params.dtype == "int8" and not params.zero_point.any()
+        producer = graph.producers.get(tensor)
+        if producer is None or not plan.ops[producer].on_accelerator or graph.ops[producer].code not in OPS:
+            return False
+        return params.dtype == "int8" and not params.zero_point.any()
 
     classes = parameter_classes(graph, plan.ops, sorted(plan.activations), target).classes()
     return {root: members for root, members in classes.items() if all(map(free, members))}
@@ -88,8 +90,11 @@ class ActivationErrors:
         graph, target = self.corrector.source.main, self.corrector.target
         self.widest = max(target.activation.bits)
         self.classes = activations_of(graph, self.corrector.planned(None, False).graphs[0], target)
-        self.elements = codes_of(graph, self.classes)
         self.trials = Trials(self.corrector, self.calibration, self._plan(dict.fromkeys(self.classes, self.widest)))
+        # A QUANTIZE between tensors that came to share parameters is gone, and one of its ends with it.
+        kept = {tensor.name for tensor in self.trials.result.main.tensors}
+        self.classes = {root: members for root, members in self.classes.items() if all(str(t) in kept for t in members)}
+        self.elements = codes_of(graph, self.classes)
 
     def _plan(self, chosen: Mapping[int, int]) -> Plan:
         corrector = self.corrector
@@ -105,9 +110,9 @@ class ActivationErrors:
         """What each candidate at each width does to the scores; what a file has is not measured again."""
         if self.errors:
             return
-        trials, kept = self.trials, Kept(self.state, ACTIVATIONS, self.trials.key())
+        trials, plans = self.trials, {b: self._plan(dict.fromkeys(self.classes, b)) for b in self._narrow()}
+        kept = Kept(self.state, ACTIVATIONS, trials.key(*plans.values()))
         self._found = found = {root: {} for root in self.classes} | kept.load()
-        plans = {b: self._plan(dict.fromkeys(self.classes, b)) for b in self._narrow()}
         places = {tensor.name: t for t, tensor in enumerate(trials.result.main.tensors)}
         writers = {root: [trials.result.main.producers[places[str(t)]] for t in members] for root, members in self.classes.items()}
         measuring = trials.parts()[0]

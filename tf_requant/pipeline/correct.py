@@ -91,7 +91,7 @@ class Corrector:
         """The plan with every correction that was asked for and, unless it was named, helps."""
         plain, before = self._plan(None)
         layerwise = tuple(n for n in self.asked if n in LAYERWISE)
-        if not _changes(plain) and not floors(self.target.arithmetic):
+        if not moves(plain) and not floors(self.target.arithmetic):
             return Corrected(plain, before, "every value is exact: there is nothing to correct" if calibration else "")
         if calibration is None:
             return self._without_data(plain, before) if layerwise else Corrected(plain, before)
@@ -217,7 +217,7 @@ def arithmetic_of(target: Target) -> Arithmetic:
     return target.arithmetic if floors(target.arithmetic) or min(target.activation.bits) < 8 else TFLITE_REF
 
 
-def _changes(plan: Plan) -> bool:
+def moves(plan: Plan) -> bool:
     """Whether the plan moves any value at all."""
     graph = plan.graphs[0]
     moved = any(a.error for a in graph.activations.values())

@@ -12,7 +12,7 @@ from tf_requant.corrections.bias import accumulator_unit, bias_codes, has_bias
 from tf_requant.errors import UsageError
 from tf_requant.model.graph import Graph, Model
 from tf_requant.model.quant import code_limits
-from tf_requant.pipeline.correct import HELD_BACK, Corrected, Corrector, decibels, with_indices_for_names
+from tf_requant.pipeline.correct import HELD_BACK, Corrected, Corrector, decibels, moves, with_indices_for_names
 from tf_requant.pipeline.lanes import Inputs, in_reals, real_scores, scores
 from tf_requant.pipeline.reconstruct import Pass, bias_position
 from tf_requant.plan import ConstantPlan, GraphPlan
@@ -44,6 +44,8 @@ def distill(corrector: Corrector, corrected: Corrected, calibration: Calibration
     """
     if len(calibration) < HELD_BACK:
         raise UsageError(f"{DISTILLATION} learns from some samples and judges by others: give at least {HELD_BACK}")
+    if not moves(corrected.plan):
+        return corrected
     source = with_indices_for_names(corrector.source)
     plan = corrected.plan.graphs[0]
     result = corrector.rewrite(source, corrected.plan)
@@ -67,7 +69,7 @@ def distill(corrector: Corrector, corrected: Corrected, calibration: Calibration
         f"{DISTILLATION}: {'kept' if kept else 'left out'}; the scores' squared error on {held.judges} samples held back goes from "
         f"{decibels(before)} to {decibels(after)} dB of their own"
     )
-    notes = ". ".join(n for n in (corrected.note, note) if n)
+    notes = ". ".join(n for n in (corrected.note if corrector.asked else "", note) if n)
     if not kept:
         return replace(corrected, note=notes)
     applied = (*corrected.applied, DISTILLATION)

@@ -32,7 +32,7 @@ class Record:
         target: what it was made for.
         biases: tensor name -> channel -> how far the bias behind it was moved, in steps of the tensor; None where what
             it was made from was itself re-expressed, or a graph: moves count from an original.
-        widths: tensor name -> bits that the target stores of it, where they were chosen for it or are less than its type's.
+        widths: tensor name -> bits that the target stores of it, where they are not its own 8 or 16.
     """
 
     gains: dict[str, Any] = field(default_factory=dict)
@@ -67,19 +67,25 @@ def read_record(model: Model) -> Record:
         biases = held.get("biases")
         if biases is not None:
             biases = {str(n): {int(c): float(x) for c, x in moves.items()} for n, moves in biases.items()}
-        widths = {str(n): int(b) for n, b in held.get("widths", {}).items()}
+        widths = {str(n): b for n, b in held.get("widths", {}).items() if isinstance(b, int) and 2 <= b <= 8}
         return Record(dict(held.get("gains", {})), calibration, pixels, str(held.get("target", "")), biases, widths)
     except (ValueError, AttributeError, TypeError):
         return Record()
 
 
 def with_recorded_widths(model: Model) -> Model:
-    """The model, each activation of its main graph with the width that its record gives it."""
+    """The model, each tensor of its main graph with the width that its record gives it."""
     widths = read_record(model).widths
     if not widths:
         return model
-    tensors = tuple(t.with_(bits=widths[t.name]) if t.name in widths and t.is_activation else t for t in model.main.tensors)
+    tensors = tuple(t.with_(bits=widths[t.name]) if t.name in widths and _is_stored(t) else t for t in model.main.tensors)
     return model.with_(graphs=(model.main.with_(tensors=tensors), *model.graphs[1:]))
+
+
+def _is_stored(tensor: Tensor) -> bool:
+    """Whether a width says something of a tensor: an activation, or a constant that shares an activation's parameters."""
+    quant = tensor.quant
+    return tensor.dtype == "int8" and quant is not None and not quant.per_channel and not quant.zero_point.any()
 
 
 def recorded(result: Model, source: Model, plan: Plan, digests: tuple[str, ...]) -> Model:

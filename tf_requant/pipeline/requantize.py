@@ -129,7 +129,7 @@ def requantize(
             among.
         activation_bits: widths of the activations between layers, likewise; inputs and outputs keep the target's first.
         budget: `weights:0.6`: the share of the widest width's bytes that the weights may take, `activations:0.8` that of the
-            activations, or both with a comma between them; the widths of least error within it are measured on the
+            activations between layers, or both with a comma between them; the widths of least error within it are measured on the
             calibration data (HMQ, arXiv 2007.09952, without training).
         search: a file that keeps what the search for widths measured, so that one that was broken off goes on; a dry run
             leaves it alone.
@@ -146,6 +146,8 @@ def requantize(
     narrow = asked_widths(aim, bits, budget, activation_bits)
     if train_widths and not any(one.budget is not None and one.kind != ACTIVATIONS for one in narrow):
         raise UsageError("--train_widths learns the widths of weights within a budget: give --bits and --budget, or leave it out")
+    if search is not None and (train_widths or not any(one.budget is not None for one in narrow)):
+        raise UsageError("--search keeps what a budget measures: give --bits and --budget without --train_widths, or leave it out")
     pinned = tuple((name, *bounds) for name, bounds in (pin_range or {}).items())
     wishes = Wishes(io, pinned, (keep,) if isinstance(keep, str) else tuple(keep))
     loaded = load_source(model, GraphOptions(_names(inputs), _names(outputs), input_stats), weights)

@@ -106,7 +106,7 @@ def _load_graph(path: Path, options: GraphOptions, weights: Weights) -> Source:
     matched(model.main, graph.survey)  # what the converter left out would otherwise be left out silently
     model = model.with_(warnings=(*model.warnings, *graph.warnings))
     if graph.record:
-        model = model.with_(metadata={**model.metadata, METADATA: graph.record})
+        model = with_recorded_widths(model.with_(metadata={**model.metadata, METADATA: graph.record}))
     if weights == "trained":
         model = with_trained_filters(model, graph.survey)
     return Source(model, graph.tflite, path.stat().st_size if path.is_file() else len(graph.content), graph)

@@ -112,14 +112,18 @@ class Trials:
         places = {tensor.name: t for t, tensor in enumerate(model.main.tensors)}
         return tuple(places[str(t)] for t in scores(self.source.main))
 
-    def key(self) -> str:
-        """What a measurement depends on."""
+    def key(self, *others: Plan) -> str:
+        """What a measurement depends on.
+
+        Args:
+            others: plans that were measured, beside the one that every trial starts from.
+        """
         calibration, target = self.calibration, self.corrector.target
         digest = hashlib.sha256(f"{__version__} {calibration.model} {target} {calibration.digests}".encode())
-        plan = self.plan.graphs[0]
-        for constant in (*plan.constants.values(), *plan.activations.values()):
-            digest.update(constant.params.scale.tobytes() + constant.params.zero_point.tobytes())
-        digest.update(repr(plan.ops).encode())
+        for plan in (self.plan.graphs[0], *(other.graphs[0] for other in others)):
+            for constant in (*plan.constants.values(), *plan.activations.values()):
+                digest.update(constant.params.scale.tobytes() + constant.params.zero_point.tobytes())
+            digest.update(repr(plan.ops).encode())
         return digest.hexdigest()
 
 

@@ -96,7 +96,8 @@ class TrainedWidths:
             steps.append(np.asarray(planned.params.along(len(weights.shape))[0], np.float32))
             tops.append(weight_limits(target)[1])
         costs = [self.costs[origin][bits] for bits in sorted(self.widths)]
-        return Block(constant(weights), steps, tops, costs)
+        # Where the widest keeps the source's one scale, narrower ones may have one a channel.
+        return Block(constant(weights), np.broadcast_arrays(*steps), tops, costs)
 
     def measured(self, chosen: Mapping[int, int]) -> float:
         """The error of the scores against the source's, every layer at its width, on the samples that judge."""

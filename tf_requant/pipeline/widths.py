@@ -64,7 +64,9 @@ def choose_widths(
     """
     elements, widest = _elements(corrector, asked.kind)
     if not elements:
-        what = "activation between layers" if asked.kind == ACTIVATIONS else "layer with weights"
+        what = "layer with weights"
+        if asked.kind == ACTIVATIONS:
+            what = "int8 activation between layers, with zero point 0 and a name of its own,"
         raise UsageError(f"{asked.flag} has nothing to choose for: no {what} is on the accelerator")
     if asked.budget is None:
         return WidthPlan(dict.fromkeys(elements, asked.widths[0]), elements, widest, kind=asked.kind)
@@ -207,10 +209,14 @@ class Search:
         Raises:
             UsageError: even the narrowest are too large.
         """
-        self.candidates.measure()
-        chosen = self._allocated(share * self.whole)
+        one = self.candidates
+        least = sum(min(self.cost(i, b) for b in one.widths) for i in one.elements) / self.whole
+        chosen = None
+        if one.predicts or least <= share:  # nobody trains for minutes to be told that it was in vain
+            one.measure()
+            chosen = self._allocated(share * self.whole)
+            least = sum(min(self.cost(i, b) for b in one.errors[i]) for i in one.elements) / self.whole
         if chosen is None:
-            least = sum(min(self.cost(i, b) for b in self.candidates.errors[i]) for i in self.candidates.elements) / self.whole
             what = "bytes" if self.kind in (WEIGHTS, ACTIVATIONS) else self.kind
             flag = Asked((), kind=self.kind).flag
             raise UsageError(

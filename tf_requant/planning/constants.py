@@ -6,8 +6,9 @@ from numpy.typing import NDArray
 from tf_requant.model.graph import Tensor
 from tf_requant.model.quant import QuantParams, code_limits
 from tf_requant.numerics.affine import reexpress
+from tf_requant.numerics.integers import limits
 from tf_requant.numerics.rounding import Rounding, round_real
-from tf_requant.plan import ConstantPlan
+from tf_requant.plan import ActivationPlan, ConstantPlan
 from tf_requant.planning.activations import choose
 from tf_requant.planning.ranges import ValueRange
 from tf_requant.planning.schemes import bias_dtype
@@ -119,20 +120,21 @@ def _says(stored: QuantParams, unit: NDArray[np.float64]) -> bool:
     return stored.scale.size == unit.size and bool(np.allclose(stored.scale, unit, rtol=1e-6, atol=0))
 
 
-def plan_operand(target: Target, tensor: Tensor, gain: float, tied_to: QuantParams | None) -> ConstantPlan:
+def plan_operand(target: Target, tensor: Tensor, gain: float, tied_to: ActivationPlan | None) -> ConstantPlan:
     """A constant operand that is no filter and no bias.
 
     Args:
         target: the accelerator.
         tensor: the source's constant.
         gain: what its real value is multiplied by.
-        tied_to: the parameters of the class that it must share, for ops that compare or copy raw codes.
+        tied_to: the plan of the class whose parameters and width it must share, for ops that compare or copy raw codes.
     """
     assert tensor.quant is not None and tensor.data is not None
     quant = tensor.quant
     if tied_to is not None:
-        step = float(quant.scale[0]) * gain / float(tied_to.scale[0])
-        return ConstantPlan(tied_to, step, "shares the parameters of the op's other tensors")
+        params, bits = tied_to.params, tied_to.bits
+        step, ends = float(quant.scale[0]) * gain / float(params.scale[0]), None if bits is None else limits(bits)
+        return ConstantPlan(params, step, "shares the parameters of the op's other tensors", limits=ends, bits=bits)
     v = tensor.data.astype(np.int64) - int(quant.zero_point[0])
     values = ValueRange(float(quant.scale[0]), int(v.min(initial=0)), max(1, int(v.max(initial=0))), edges=True)
     choice = choose(target, quant, values, gain)

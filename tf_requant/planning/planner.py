@@ -173,12 +173,13 @@ def _plan_activations(
             plans[root] = ActivationPlan(fixed[root], 1.0, "fixed by the op that writes it")
             continue
         quant, range_ = values[root]
-        bits = widths.get(root, target.activation.bits[0] if is_narrow(target) else None)
+        bits = widths.get(root, target.activation.bits[0])
+        told = None if bits == target.activation.bits[0] and not is_narrow(target) else bits
         key = (quant.dtype, *quant.scale, *quant.zero_point, *range_.key, gain, root in ranged, bits)
         if key not in known:
             choice = choose(targets[root], quant, range_, gain, root in ranged)
             error = choice.error / float(quant.scale[0]) ** 2
-            known[key] = ActivationPlan(choice.params, gain, choice.reason, error, bits=bits)
+            known[key] = ActivationPlan(choice.params, gain, choice.reason, error, bits=told)
         plan = known[key]
         if plan.params.identical(quant):
             plan = replace(plan, params=quant)
@@ -305,7 +306,7 @@ def _plan_constants(
                 continue
             other = next((plans[x] for x in (*op.outputs, *op.inputs) if x in plans), None)
             gain = other.gain if other is not None and (row.additive or row.rule == "same") else 1.0
-            tied = other.params if other is not None and row.rule == "same" else None
+            tied = other if row.rule == "same" else None
             constants[i, position] = plan_operand(targets[i], tensor, gain, tied)
     return constants
 

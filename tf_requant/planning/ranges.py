@@ -93,7 +93,7 @@ def value_range(graph: Graph, tensor: int, pinned: tuple[float, float] | None = 
     quant = graph.tensors[tensor].quant
     assert quant is not None
     scale, zero_point = float(quant.scale[0]), int(quant.zero_point[0])
-    bottom, top = code_limits(quant.dtype)
+    bottom, top = graph.tensors[tensor].limits
     low, high = bottom - zero_point, top - zero_point
     if pinned is not None:
         return ValueRange(scale, int(np.floor(pinned[0] / scale)), max(1, int(np.ceil(pinned[1] / scale))), edges=True)

@@ -6,8 +6,7 @@ import numpy as np
 
 from tf_requant.model.graph import Graph, Op
 from tf_requant.model.ops import info
-from tf_requant.model.quant import code_limits
-from tf_requant.numerics.integers import limits, signed_bits
+from tf_requant.numerics.integers import signed_bits
 
 
 @dataclass(frozen=True)
@@ -45,8 +44,7 @@ def _bound(graph: Graph, op: Op) -> int | None:
     if x.quant is None or weights.quant is None or weights.data is None or not x.is_activation:
         return None
     # A device that stores fewer bits than the type has saturates what it reads.
-    ends = code_limits(x.dtype) if x.bits is None else limits(x.bits)
-    reach = max(abs(limit - int(x.quant.zero_point[0])) for limit in ends)
+    reach = max(abs(limit - int(x.quant.zero_point[0])) for limit in x.limits)
     values = np.abs(weights.data.astype(np.int64) - weights.quant.along(len(weights.shape))[1])
     axes = tuple(a for a in range(len(weights.shape)) if a != row.channel_axis)
     sums = values.sum(axis=axes) * reach

@@ -175,7 +175,7 @@ def build(
         tuple(bounds),
         target.accumulator.bits,
         tuple(row for row in stored if (row.graph, row.name) not in left),
-        () if result is source else stored_activations(source.main, plan.graphs[0], target.activation.bits[0]),
+        () if result is source else stored_activations(source.main, result.main, plan.graphs[0], target.activation.bits[0]),
         widths,
     )
 

@@ -87,15 +87,19 @@ class StoredActivations:
         return self.elements * self.bits / 8
 
 
-def stored_activations(graph: Graph, plan: GraphPlan, bits: int) -> tuple[StoredActivations, ...]:
+def stored_activations(graph: Graph, result: Graph, plan: GraphPlan, bits: int) -> tuple[StoredActivations, ...]:
     """The activations of the accelerator, by width, the narrowest first.
 
     Args:
         graph: the source's main graph.
+        result: what became of it: a QUANTIZE that does nothing there is gone, and its output with it.
         plan: of it.
         bits: of an activation that no width was chosen for.
     """
     sizes: dict[int, list[int]] = {}
+    names = {tensor.name for tensor in result.tensors}
     for t, activation in plan.activations.items():
+        if graph.tensors[t].name not in names:
+            continue
         sizes.setdefault(activation.bits or bits, []).append(graph.tensors[t].size)
     return tuple(StoredActivations(b, len(found), sum(found)) for b, found in sorted(sizes.items()))

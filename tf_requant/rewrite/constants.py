@@ -14,7 +14,7 @@ _BLOCK = 1 << 16  # elements
 
 def is_unchanged(tensor: Tensor, plan: ConstantPlan) -> bool:
     """Whether the plan leaves codes and parameters as they are."""
-    return plan.codes is None and plan.params is tensor.quant
+    return plan.codes is None and plan.params is tensor.quant and plan.bits == tensor.bits
 
 
 def requantized(tensor: Tensor, plan: ConstantPlan, axis: int) -> Tensor:
@@ -26,7 +26,7 @@ def requantized(tensor: Tensor, plan: ConstantPlan, axis: int) -> Tensor:
         axis: the dimension that a step per channel runs along.
     """
     codes = plan.codes if plan.codes is not None else _codes(tensor, plan, axis)
-    return tensor.with_(dtype=plan.params.dtype, quant=plan.params, data=codes, trained=None, packed=False)
+    return tensor.with_(dtype=plan.params.dtype, quant=plan.params, data=codes, trained=None, bits=plan.bits, packed=False)
 
 
 def zeros(name: str, shape: tuple[int, ...], plan: ConstantPlan) -> Tensor:

@@ -143,7 +143,7 @@ class _GraphRewriter:
         after = self._tensors[source], self._tensors[op.outputs[0]]
         if any(t.quant is None for t in (*before, *after)):
             return False
-        identical = after[0].quant is not None and after[0].quant.identical(after[1].quant)
+        identical = after[0].quant is not None and after[0].quant.identical(after[1].quant) and after[0].bits == after[1].bits
         was = before[0].quant is not None and before[0].quant.identical(before[1].quant)
         # Two ends of the interface keep a tensor and a name each.
         ends = {*self._graph.inputs, *(self._native.get(t, t) for t in self._graph.outputs)}

@@ -205,6 +205,11 @@ def costs_are_given_for_every_width(target: "Target") -> bool:
     return all(set(table) == wanted and all(cost > 0 for cost in table.values()) for table in target.weight.costs.values())
 
 
+def costs_have_names_of_their_own(target: "Target") -> bool:
+    """--budget=weights:SHARE and --budget=activations:SHARE limit bytes, so weight.costs may not be called {weight.costs}."""
+    return not {"weights", "activations"} & target.weight.costs.keys()
+
+
 def weights_fit_a_tflite_file(target: "Target") -> bool:
     """A TFLite file holds weights of 2 to 8 bits, in int8, but weight.bits is {weight.bits}."""
     return set(target.weight.bits) <= set(range(2, 9))
@@ -328,6 +333,7 @@ CONSTRAINTS: tuple[Callable[["Target"], bool], ...] = (
     weights_fit_a_tflite_file,
     codebooks_hold_signed_symmetric_weights,
     costs_are_given_for_every_width,
+    costs_have_names_of_their_own,
     wide_activations_are_symmetric,
     unsigned_codes_have_8_bits,
     families_agree,

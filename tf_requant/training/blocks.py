@@ -90,7 +90,7 @@ def learned_widths(
             feeds = {t: tf.constant(x) for t, x in inputs[n].items()}
             found = gradients(feeds, [tf.constant(y, tf.float32) for y in wanted[n]], noise, temperature, limit)
             total = found if total is None else [a + b for a, b in zip(total, found)]
-        optimizer.apply_gradients((g / BATCH, p) for g, p in zip(total, parameters))
+        optimizer.apply_gradients((g / min(BATCH, len(inputs)), p) for g, p in zip(total, parameters))
         if progress is not None:
             progress(step + 1, STEPS)
     return {i: tf.nn.softmax(p).numpy().astype(np.float64) for i, p in zip(order, parameters)}

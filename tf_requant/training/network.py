@@ -14,9 +14,8 @@ from tf_requant.errors import UnsupportedModelError, UsageError
 from tf_requant.model.geometry import dilations, strides
 from tf_requant.model.graph import Graph, Op, Tensor
 from tf_requant.model.ops import Activation, Padding, fused_activation
-from tf_requant.model.quant import code_limits
-from tf_requant.numerics.integers import limits
 
+_BIASED = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
 Reals = Mapping[int, Any]
 """TensorFlow tensors, float32, by tensor index."""
 
@@ -56,8 +55,11 @@ class Network:
                 waiting += [t for t in graph.ops[producer].inputs if t >= 0]
         self.ops = sorted(needed)
         strange = sorted({graph.ops[i].name for i in self.ops if graph.ops[i].code not in _KERNELS})
-        if strange:
-            raise UnsupportedModelError(f"training knows no gradient of {', '.join(strange)}: choose without it")
+        problems = [f"of {', '.join(strange)}"] if strange else []
+        problems += [] if strange else [f"of {graph.where(i)}, {why}" for i in self.ops if (why := _beyond(graph, graph.ops[i]))]
+        problems += [] if self.wanted else ["where no score is computed in integers"]
+        if problems:
+            raise UnsupportedModelError("\n".join(f"training knows no gradient {p}: choose without it" for p in problems))
 
     def __call__(self, inputs: Reals, filters: Reals, biases: Reals) -> list[Any]:
         """The wanted tensors.
@@ -89,9 +91,20 @@ class Network:
         """Rounded to the tensor's codes."""
         if not tensor.is_activation or tensor.quant is None:
             return reals
-        low, high = code_limits(tensor.dtype) if tensor.bits is None else limits(tensor.bits)
+        low, high = tensor.limits
         scale, zero_point = float(tensor.quant.scale[0]), float(tensor.quant.zero_point[0])
         return straight_through(self._tf, reals / scale, low - zero_point, high - zero_point) * scale
+
+
+def _beyond(graph: Graph, op: Op) -> str:
+    """What of an op TensorFlow's kernels on processors do not do; empty for nothing."""
+    shapes = [graph.tensors[t].shape for t in (*op.inputs[:2], *op.outputs) if t >= 0]
+    if op.code == "CONV_2D" and shapes[1][3] != shapes[0][3]:
+        return "whose filter is grouped"
+    if op.code == "DEPTHWISE_CONV_2D":
+        (rows, columns), spread = strides(op), dilations(op)
+        return "of these strides" if rows != columns or (spread != (1, 1) and rows != 1) else ""
+    return "" if op.code not in _BIASED or not shapes[0] or shapes[0][0] == 1 else f"which takes {shapes[0][0]} samples at once"
 
 
 def straight_through(tf: Any, values: Any, low: Any, high: Any) -> Any:
@@ -110,7 +123,7 @@ def constant(tensor: Tensor) -> Any:
 
 
 def _bias_at(op: Op) -> int:
-    return 2 if op.code in ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED") else -1
+    return 2 if op.code in _BIASED else -1
 
 
 def _activated(tf: Any, activation: Activation, values: Any) -> Any:
@@ -129,16 +142,12 @@ def _window(op: Op) -> dict[str, Any]:
 
 def _conv(tf: Any, graph: Graph, op: Op, arrays: list[Any]) -> Any:
     x, w = arrays[:2]
-    if int(w.shape[3]) != int(x.shape[3]):
-        raise UnsupportedModelError("training knows no gradient of a grouped CONV_2D: choose without it")
     y = tf.nn.conv2d(x, tf.transpose(w, (1, 2, 3, 0)), strides(op), **_window(op), dilations=dilations(op))
     return _with_bias(arrays, y)
 
 
 def _depthwise(tf: Any, graph: Graph, op: Op, arrays: list[Any]) -> Any:
     (rows, columns), spread = strides(op), dilations(op)
-    if rows != columns or (spread != (1, 1) and rows != 1):
-        raise UnsupportedModelError("training knows no gradient of a DEPTHWISE_CONV_2D of these strides: choose without it")
     x, w = arrays[:2]
     kernel = tf.reshape(w, (*w.shape[1:3], x.shape[3], -1))
     return _with_bias(arrays, tf.nn.depthwise_conv2d(x, kernel, (1, rows, columns, 1), **_window(op), dilations=spread))

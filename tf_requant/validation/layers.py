@@ -118,7 +118,7 @@ class LayerStatistics:
         x, y = source.reshape(-1, channels), running.reshape(-1, channels)
         alone = None if isolated is None else isolated.reshape(-1, channels)
         zero, ratio, point = int(self.source.quant.zero_point[0]), self.ratio, int(self.result.quant.zero_point[0])
-        low, high = (limit - point for limit in code_limits(self.result.dtype))
+        low, high = (limit - point for limit in self.result.limits)
         # Codes as they come: a fused activation's clamp is wherever the lowest and the highest stand.
         ends = [(int(a.min()), int(a.max())) if a.size else (0, 0) for a in (x, y)]
         alone_ends = (0, 0) if alone is None or not alone.size else (int(alone.min()), int(alone.max()))
