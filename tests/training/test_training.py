@@ -142,7 +142,7 @@ def test_a_model_without_gradients_is_refused_before_anything_runs() -> None:
 @pytest.mark.parametrize(
     ("model", "shape", "sentence"),
     [
-        (builders.fully_connected("int8", batch=2), (12,), "which takes 2 samples at once"),
+        (builders.fully_connected("int8", batch=2), (12,), "one sample at a time, and input 'tensor_0' takes 2"),
         (builders.unary("SOFTMAX", options="SoftmaxOptions", beta=1.0), (12,), "where no score is computed in integers"),
     ],
 )

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from tf_requant.calibration.statistics import Calibration
 from tf_requant.corrections import DISTILLATION
 from tf_requant.corrections.bias import accumulator_unit, bias_codes, has_bias
-from tf_requant.errors import UsageError
+from tf_requant.errors import UnsupportedModelError, UsageError
 from tf_requant.model.graph import Graph, Model
 from tf_requant.model.quant import code_limits
 from tf_requant.pipeline.correct import HELD_BACK, Corrected, Corrector, decibels, moves, with_indices_for_names
@@ -25,8 +25,13 @@ def refuse_untrainable(source: Model) -> None:
 
     Raises:
         UsageError: TensorFlow is missing.
-        UnsupportedModelError: an op that the scores need has no gradient.
+        UnsupportedModelError: an op that the scores need has no gradient, or the model takes several samples at once.
     """
+    for tensor in (source.main.tensors[t] for t in source.main.inputs):
+        if tensor.shape[:1] not in ((), (1,)):
+            raise UnsupportedModelError(
+                f"training feeds one sample at a time, and input {tensor.name!r} takes {tensor.shape[0]}: choose without it"
+            )
     Network(source.main, scores(source.main))
 
 

@@ -104,7 +104,7 @@ def _beyond(graph: Graph, op: Op) -> str:
     if op.code == "DEPTHWISE_CONV_2D":
         (rows, columns), spread = strides(op), dilations(op)
         return "of these strides" if rows != columns or (spread != (1, 1) and rows != 1) else ""
-    return "" if op.code not in _BIASED or not shapes[0] or shapes[0][0] == 1 else f"which takes {shapes[0][0]} samples at once"
+    return ""
 
 
 def straight_through(tf: Any, values: Any, low: Any, high: Any) -> Any:
