@@ -91,6 +91,8 @@ def test_a_job_survives_the_file_that_it_travels_in(tmp_path, model):
         ({"model": "net0.tflite", "targets": ["nna_sym8"], "pin_range": {"x": [1, 0]}}, "expected [minimum, maximum], got [1, 0]"),
         ({"model": "net0.tflite", "targets": ["nna_sym8"], "bits": "4"}, "bits: expected a whole number of bits"),
         ({"model": "net0.tflite", "targets": ["nna_sym8"], "bits": [4]}, "stores weights of 8 bits, not of 4"),
+        ({"model": "net0.tflite", "targets": ["nna_sym8"], "activation_bits": "6"}, "activation_bits: expected a whole number of bits"),
+        ({"model": "net0.tflite", "targets": ["nna_sym8"], "activation_bits": [6]}, "stores activations of 8 bits, not of 6"),
         ({"model": "net0.tflite", "targets": ["nna_sym8"], "bits": 8, "budget": "weights:2"}, "is no budget"),
         ({"model": "net0.tflite", "targets": ["nna_sym8"], "bits": 8, "budget": "weights:1"}, "there is no `calibration`"),
         ({"model": "net0.tflite", "targets": ["nna_sym8"], "inputs": "x"}, "is for TF1 graphs"),

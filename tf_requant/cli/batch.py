@@ -17,7 +17,8 @@ HANDS_ON = True
 _JOBS = (
     "One JSON object a line: model, targets; calibration, data, thresholds (min_agreement, max_top1_drop, max_layer_error), "
     "output (below --output; {model} and {target} are filled in), samples, layers, exactness, and corrections, io, keep, "
-    "pin_range, bits, budget, inputs, outputs, input_stats, weights as of requantize. Paths are relative to the file."
+    "pin_range, bits, activation_bits, budget, inputs, outputs, input_stats, weights as of requantize. Paths are relative to the "
+    "file."
 )
 
 
