@@ -146,7 +146,8 @@ def requantize(
     narrow = asked_widths(aim, bits, budget, activation_bits)
     if train_widths and not any(one.budget is not None and one.kind != ACTIVATIONS for one in narrow):
         raise UsageError("--train_widths learns the widths of weights within a budget: give --bits and --budget, or leave it out")
-    if search is not None and (train_widths or not any(one.budget is not None for one in narrow)):
+    measured = [one for one in narrow if one.budget is not None and (one.kind == ACTIVATIONS or not train_widths)]
+    if search is not None and not measured:
         raise UsageError("--search keeps what a budget measures: give --bits and --budget without --train_widths, or leave it out")
     pinned = tuple((name, *bounds) for name, bounds in (pin_range or {}).items())
     wishes = Wishes(io, pinned, (keep,) if isinstance(keep, str) else tuple(keep))

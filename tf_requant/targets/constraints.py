@@ -363,8 +363,7 @@ def sentence(constraint: Callable[["Target"], bool], target: "Target") -> str:
     """A constraint's docstring with the target's values filled in."""
     document = plain(target)
     document["unknown_sources"] = [path for path in target.sources if not resolves(document, path)]
-    document["unknown_requantizers"] = _unknown_requantizers(target)
-    document["most_products"] = _most_products(target)
+    document |= {"unknown_requantizers": _unknown_requantizers(target), "most_products": _most_products(target)}
     return _JsonFormatter().vformat(" ".join((constraint.__doc__ or constraint.__name__).split()), (), document)
 
 
@@ -379,8 +378,7 @@ def _most_products(target: "Target") -> int:
     if inner is None:
         return 0
     # A difference of two codes of b bits, or a code of which half are negative.
-    whole = not x.symmetric or not x.signed or x.unsigned_after_relu
-    codes = 2 ** max(x.bits) - 1 if whole else 2 ** (max(x.bits) - 1)
+    codes = 2 ** max(x.bits) - 1 if not x.symmetric or not x.signed or x.unsigned_after_relu else 2 ** (max(x.bits) - 1)
     weights = 2 ** (max(w.bits) - 1) - int(w.narrow) if w.signed else 2 ** max(w.bits) - 1
     return int((2 ** (inner.bits - 1) - 1) // (codes * weights))
 
