@@ -70,7 +70,9 @@ def run(values: absl_flags.FlagValues) -> int:
     if values.pareto and values.train_widths:
         raise UsageError("--pareto shows what was measured, and --train_widths learns widths instead: leave one of them out")
     if values.search and not values.budget:
-        raise UsageError("--search keeps what a budget measures: give --bits and --budget, or leave it out")
+        raise UsageError("--search keeps what a budget measures: give --budget with --bits or --activation_bits, or leave it out")
+    if values.search and values.output and Path(values.search).absolute() == Path(values.output).absolute():
+        raise UsageError(f"--search and --output both name {values.output}: give each a file of its own")
     output, options = None, graph_options(values)
     if not values.dry_run:
         suffixes = (".tflite", GRAPH_SUFFIX) if is_graph(Path(model)) else (".tflite",)
@@ -92,7 +94,7 @@ def run(values: absl_flags.FlagValues) -> int:
             bits=values.bits,
             activation_bits=values.activation_bits,
             budget=values.budget,
-            search=values.search,
+            search=values.search or None,
             train_widths=values.train_widths,
             int4=values.int4,
             progress=step,

@@ -148,7 +148,7 @@ def requantize(
         raise UsageError("--train_widths learns the widths of weights within a budget: give --bits and --budget, or leave it out")
     measured = [one for one in narrow if one.budget is not None and (one.kind == ACTIVATIONS or not train_widths)]
     if search is not None and not measured:
-        raise UsageError("--search keeps what a budget measures: give --bits and --budget without --train_widths, or leave it out")
+        raise UsageError("--search keeps what a budget measures: give --budget with --bits or --activation_bits, or leave it out")
     pinned = tuple((name, *bounds) for name, bounds in (pin_range or {}).items())
     wishes = Wishes(io, pinned, (keep,) if isinstance(keep, str) else tuple(keep))
     loaded = load_source(model, GraphOptions(_names(inputs), _names(outputs), input_stats), weights)
@@ -187,7 +187,9 @@ def requantize(
     else:
         result = recorded(apply(source, plan), source, plan, digests)
         result = check(result.with_(graphs=tuple(map(packed, result.graphs))) if int4 else result)
-    warnings = (*source.warnings, *unproven)
+    idle = int4 and not dry_run and not any(t.packed for g in result.graphs for t in g.tensors)
+    nothing = ("--int4 changed nothing: no filter beside int8 activations has codes of four bits",) if idle else ()
+    warnings = (*source.warnings, *unproven, *nothing)
     return Result(result, plan, build(source, result, plan, aim, corrected.applied, warnings, notes, widths), loaded, aim)
 
 

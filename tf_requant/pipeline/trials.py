@@ -150,7 +150,7 @@ class Kept:
             errors = {int(i): {int(b): float(e) for b, e in row.items()} for i, row in dict(held.get("errors", {})).items()}
             return errors if held.get("key") == self._key else {}
         except (ValueError, AttributeError, TypeError) as error:
-            raise UsageError(f"{self._path} is no file of a search: {error}") from error
+            raise UsageError(f"{self._path} is no file of a search: what it holds is no measurement") from error
 
     def save(self, errors: Mapping[int, Mapping[int, float]]) -> None:
         """Writes them beside the other kinds'."""
@@ -163,11 +163,14 @@ class Kept:
             return {}
         try:
             held = json.loads(self._path.read_text())
-            if not all(isinstance(part, dict) and {"key", "errors"} <= part.keys() for part in held.values()):
-                raise ValueError("it lacks a key or errors")
-            return dict(held)
-        except (OSError, ValueError, AttributeError) as error:
-            raise UsageError(f"{self._path} is no file of a search: {error}") from error
+        except OSError as error:
+            raise UsageError(f"{self._path} is no file of a search: {error.strerror}") from error
+        except ValueError as error:
+            raise UsageError(f"{self._path} is no file of a search: it holds no JSON") from error
+        parts = held.values() if isinstance(held, dict) else (None,)
+        if not all(isinstance(part, dict) and {"key", "errors"} <= part.keys() for part in parts):
+            raise UsageError(f"{self._path} is no file of a search: it lacks a key or errors")
+        return dict(held)
 
 
 def of_widths(changes: Mapping[int, float], found: Mapping[int, float], widths: Iterable[int]) -> dict[int, float]:

@@ -169,12 +169,14 @@ class Search:
         first = one.measured(chosen)
         chosen, measured, kept = self._exchanged(chosen, first, budget * whole)
         widths, what = ", ".join(map(str, sorted(one.widths))), NOUNS.get(self.kind, "layers")
+        spent = sum(self.cost(i, b) for i, b in chosen.items()) / whole
+        limited = "bytes" if self.kind in (WEIGHTS, ACTIVATIONS) else self.kind
         note = (
-            f"widths: {len(one.elements)} {what} among {widths} bits, {one.how}; {kept} exchanges of bits between them "
+            f"widths: {len(one.elements)} {what} among {widths} bits, {one.how}; they take {spent:.3f} of the {limited} at "
+            f"{one.widest}; {kept} exchange{'' if kept == 1 else 's'} of bits between them "
             f"took the scores' squared error on {len(one.trials.parts()[1])} others from {decibels(first)} to "
             f"{decibels(measured)} dB of their own, ahead of the corrections"
         )
-        spent = sum(self.cost(i, b) for i, b in chosen.items()) / whole
         known = (self.predicted(chosen), measured, self._frontier(whole)) if one.predicts else (None, measured, ())
         return WidthPlan(chosen, one.elements, one.widest, *known, note, self.kind, spent)
 

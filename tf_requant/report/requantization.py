@@ -116,7 +116,8 @@ class Report:
             lines.append(_storage_line(self.weights))
         if len(self.activations) > 1 or any(row.bits < 8 for row in self.activations):
             counts = ", ".join(f"{row.tensors} at {row.bits} bits" for row in self.activations)
-            lines.append(f"activations: {sum(row.bytes for row in self.activations):,.0f} bytes, each counted once: {counts}")
+            stored = sum(row.bytes for row in self.activations)
+            lines.append(f"activations: {stored:,.0f} bytes, inputs and outputs included: {counts}")
         lines += [f"host: {where}: {reason}" for where, reason in self.host_ops]
         lines += [f"note: {n}" for n in self.notes]
         lines += [f"warning: {w}" for w in self.warnings]

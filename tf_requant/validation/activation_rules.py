@@ -57,9 +57,11 @@ def narrow_activations_are_planned(place: Activation) -> Verdicts:
 
 
 def recorded_widths(place: Activation) -> Verdicts:
-    """No activation was planned with more than {widest_activation} bits, where the model's record says with how many."""
-    widest, bits = max(place.target.activation.bits), place.tensor.bits
-    yield f"tensor {place.tensor.name!r} was planned with {bits} bits, the target has {widest}" if (bits or 0) > widest else ""
+    """An activation whose width the model's record names was planned with one of {activation_widths} bits."""
+    widths, bits = place.target.activation.bits, place.tensor.bits
+    held = ", ".join(str(b) for b in sorted(widths))
+    sentence = f"tensor {place.tensor.name!r} was planned with {bits} bits, the target's activations have {held}"
+    yield "" if bits is None or bits in widths else sentence
 
 
 def equal_parameters(site: Site) -> Verdicts:
@@ -90,7 +92,7 @@ ACTIVATION_RULES: tuple[Rule[Activation], ...] = (
     Rule(activation_zero_point, lambda target: target.activation.symmetric),
     Rule(unsigned_after_relu, lambda target: target.activation.symmetric and target.activation.unsigned_after_relu),
     Rule(narrow_activations_are_planned, lambda target: target.activation.bits[0] < 8),
-    Rule(recorded_widths, lambda target: min(target.activation.bits) < 8),
+    Rule(recorded_widths),
     Rule(power_of_two_activations, lambda target: target.activation.scale == "power_of_two"),
 )
 """Checked in this order at every activation that an op on the accelerator touches."""

@@ -198,7 +198,7 @@ def _facts(target: Target) -> dict[str, Any]:
         "requantizer": target.requantizer,
         "activation_dtype": activation_dtype(target),
         "activation_bits": target.activation.bits[0],
-        "widest_activation": max(target.activation.bits),
+        "activation_widths": ", ".join(str(b) for b in sorted(target.activation.bits)),
         "activation_zero_points": "0, or -128 where its codes are unsigned" if target.activation.unsigned_after_relu else "0",
         "tied_ops": f", and so do those of {tied}" if tied else "",
         "weight_dtype": weight_dtype(target),
