@@ -50,12 +50,13 @@ def test_the_frontier_is_printed_and_drawn_and_the_bytes_are_told(target: Path, 
         (("--bits=4,8", "--budget=much"), "is no budget"),
         (("--activation_bits=6,8", "--budget=weights:0.7"), "give --bits"),
         (("--activation_bits=4",), "stores activations of 6, 8 bits, not of 4"),
+        (("--bits=4,8", "--budget=weights:0.7", "--search=m.tflite"), "--search and --output both name"),
         (("--train_widths",), "--train_widths learns the widths of weights within a budget"),
         (("--bits=4,8", "--budget=weights:0.7", "--train_widths", "--pareto"), "leave one of them out"),
         (("--pareto",), "--pareto shows what budgets allow"),
     ],
 )
 def test_what_cannot_be_done_is_one_sentence(target: Path, tmp_path: Path, flags: tuple[str, ...], sentence: str) -> None:
-    done = run(target, tmp_path / "m.tflite", *flags)
+    done = run(target, tmp_path / "m.tflite", *(flag.replace("=m.tflite", f"={tmp_path / 'm.tflite'}") for flag in flags))
     assert done.returncode == 2 and sentence in done.stderr and "Traceback" not in done.stderr
     assert not (tmp_path / "m.tflite").exists()

@@ -87,6 +87,11 @@ def test_a_filter_that_something_else_reads_too_stays() -> None:
     assert not any(t.packed for t in with_packed(model).main.tensors)
 
 
+def test_what_changes_nothing_is_told() -> None:
+    result = tf_requant.requantize(builders.conv2d("int8"), "tflite_int8", int4=True, corrections="none")
+    assert any("--int4 changed nothing" in w for w in result.report.warnings)
+
+
 def test_a_conversion_writes_them_and_reads_them_again() -> None:
     target = load_target("tflite_int8").derive(name="mixed", weight={"bits": [8, 4]})
     samples = np.load(calibration_path())["images"][:20]

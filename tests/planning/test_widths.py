@@ -53,6 +53,11 @@ def test_what_cannot_be_asked_for_is_told_in_a_sentence(bits, budget, sentence) 
         asked_widths(MIXED, bits, budget)
 
 
+def test_asymmetric_activations_have_no_widths() -> None:
+    with pytest.raises(UsageError, match="narrow activations have zero point 0, and those of target tflite_int8 need not"):
+        asked_widths(load_target("tflite_int8"), None, None, 8)
+
+
 COSTED = MIXED.derive(name="costed", weight={"costs": {"cycles": {"4": 1.0, "5": 2.0, "6": 2.0, "8": 2.0}}})
 
 

@@ -67,7 +67,7 @@ def _asked(target: Target, kind: str, bits: Any, share: float | None) -> Asked |
     if kind != ACTIVATIONS and target.weight.codebook is not None:
         raise UsageError(f"target {target.name} stores indices of {target.weight.codebook} bits into a codebook: leave out --bits")
     if kind == ACTIVATIONS and not target.activation.symmetric:
-        raise UsageError(f"activations of chosen widths have zero point 0; those of target {target.name} need not: leave out {flag}")
+        raise UsageError(f"narrow activations have zero point 0, and those of target {target.name} need not: leave out {flag}")
     missing = [b for b in widths if b not in held]
     if missing:
         raise UsageError(
