@@ -314,6 +314,18 @@ def test_a_quantize_that_does_nothing_any_more_is_no_candidate() -> None:
     assert sum(row.tensors for row in result.report.activations) == 3
 
 
+def test_where_every_candidate_vanished_there_is_nothing_to_choose_for() -> None:
+    b = builders.Builder()
+    x, same, out = b.activation([1, 8], "uint8", 0.1, 128), b.activation([1, 8], "int8", 0.1, 0), b.activation([1, 8], "int8", 0.2, 0)
+    b.op("QUANTIZE", [x], [same], "", 2)
+    b.op("ADD", [same, same], [out], "AddOptions", 2)
+    samples = np.random.default_rng(0).integers(0, 256, (20, 8)).astype(np.uint8)
+    with pytest.raises(UsageError, match="--activation_bits has nothing to choose for"):
+        tf_requant.requantize(
+            b.finish([x], [out]), MIXED, activation_bits=(6, 8), budget="activations:0.8", calibration=samples, corrections="none"
+        )
+
+
 def test_what_a_host_op_writes_is_no_candidate() -> None:
     plan = plan_model(source(), MIXED, Wishes(keep=("^block2/expand/Relu6$",))).graphs[0]
     kept = next(i for i, t in enumerate(source().main.tensors) if t.name == "block2/expand/Relu6")

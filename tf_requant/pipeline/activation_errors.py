@@ -123,7 +123,7 @@ class ActivationErrors:
                     for bits, plan in plans.items():
                         change = _Narrowing(trials.plan.graphs[0].activations[root], plan.graphs[0].activations[root], bits)
                         changed, fresh = {places[str(t)]: change for t in self.classes[root]}, bits not in found[root]
-                        stop = trials.stop if fresh else max(writers[root]) + 1
+                        stop = trials.stop if fresh else min(trials.stop, max(writers[root]) + 1)
                         outputs = lane.branch(lane.graph, stop, trials.judged, changed=changed)
                         if fresh:
                             found[root][bits] = trials.relative(outputs, right)

@@ -63,11 +63,7 @@ def choose_widths(
         UsageError: nothing to choose for, nothing to choose by, or a budget that no width meets.
     """
     elements, widest = _elements(corrector, asked.kind)
-    if not elements:
-        what = "layer with weights"
-        if asked.kind == ACTIVATIONS:
-            what = "int8 activation between layers, with zero point 0 and a name of its own,"
-        raise UsageError(f"{asked.flag} has nothing to choose for: no {what} is on the accelerator")
+    _refuse_nothing(asked, elements)
     if asked.budget is None:
         return WidthPlan(dict.fromkeys(elements, asked.widths[0]), elements, widest, kind=asked.kind)
     if calibration is None:
@@ -81,7 +77,15 @@ def choose_widths(
         blocks = TrainedWidths(corrector, asked.widths, calibration, asked.budget, costs, progress)
         return Search(blocks, progress, asked.kind).run(asked.budget)
     measure = ActivationErrors if asked.kind == ACTIVATIONS else WidthErrors
-    return Search(measure(corrector, asked.widths, calibration, state, progress), progress, asked.kind).run(asked.budget)
+    candidates = measure(corrector, asked.widths, calibration, state, progress)
+    _refuse_nothing(asked, candidates.elements)  # what the rewrite dropped is none
+    return Search(candidates, progress, asked.kind).run(asked.budget)
+
+
+def _refuse_nothing(asked: Asked, elements: Mapping[int, int]) -> None:
+    what = "int8 activation between layers, with zero point 0 and a name of its own," if asked.kind == ACTIVATIONS else ""
+    if not elements:
+        raise UsageError(f"{asked.flag} has nothing to choose for: no {what or 'layer with weights'} is on the accelerator")
 
 
 def _elements(corrector: Corrector, kind: str) -> tuple[dict[int, int], int]:
