@@ -4,15 +4,17 @@
   activations  the same of activations
   int7         7 bits everywhere (EasyQuant): with the search for scales and without, beside the same target at 8 bits
   codebook     16 levels a filter (DDQ's idea) beside uniform 4 bits
+  indices      widths of indices into codebooks within budgets, beside one width everywhere
 
 A row has its share of the bytes at the widest width (of weights counted from the codes in the file, each layer at the width of
 its largest code), its agreement with the source with a 95 % interval, the paired top-1 drop and the scores' SQNR. For a budget,
 the best uniform width of at most that size stands beside it. With --correlation, plans all over the frontier and around it are
 measured ahead of the corrections, and the rank correlation of predicted and measured error is printed instead. With --device,
-each result also runs on the simulated device, which saturates at a width that LiteRT does not know.
+each result also runs on the simulated device, which saturates at a width that LiteRT does not know. With --trained (extra
+`tensorflow`), budgets of weights and indices are also met by learned widths, and those of indices with `distillation` behind.
 
 Usage: python benchmarks/widths.py [--case=mobilenet_v2] [--base=TARGET] [--budgets=0.55,0.75] [--device] [--correlation]
-       [TABLE ...]
+       [--trained] [TABLE ...]
 """
 
 import sys
@@ -49,12 +51,14 @@ class Bench:
         base: the target to derive from, or empty for each table's own.
         budgets: of mixed widths, or empty likewise.
         against: what runs the results.
+        trained: whether budgets are also met by learned widths.
     """
 
     case: str
     base: str
     budgets: tuple[float, ...]
     against: tuple[str, ...] = ("litert",)
+    trained: bool = False
 
     @cached_property
     def source(self) -> Path:
@@ -93,13 +97,20 @@ class Bench:
         """One width everywhere for each, then budgets, each beside the best of those of at most its size."""
         flag = "activation_bits" if kind == ACTIVATIONS else "bits"
         uniform = [self.row(target, f"{b} bits", **{flag: b}) for b in widths]
+        whole = 1.0 if target.weight.codebook is None else uniform[-1][0]  # budgets count from the widest, shares from 8 bits
         state = Path(tempfile.mkdtemp()) / "search.json"
         for budget in sorted(self.budgets or budgets):
             asked = {flag: widths, "budget": f"{kind}:{budget}", "search": state}
             found = self.row(target, f"budget {budget:g}", **asked)
-            best = max((row for row in uniform if row[0] <= budget), key=lambda row: row[1], default=(0.0, 0.0))
+            best = max((row for row in uniform if row[0] <= budget * whole), key=lambda row: row[1], default=(0.0, 0.0))
             verdict = "beats" if found[1] > best[1] else "DOES NOT BEAT"
             print(f"{'':<26} {verdict} the best uniform width of at most that size ({best[1]:.4f} at {best[0]:.3f})", flush=True)
+            if self.trained and kind == WEIGHTS:
+                learned = {flag: widths, "budget": f"{kind}:{budget}", "train_widths": True}
+                self.row(target, f"budget {budget:g}, trained", **learned)
+                if target.weight.codebook is not None:
+                    every = "thresholds,rounding,scale_search,gptq,error_folding,bias,distillation"
+                    self.row(target, f"budget {budget:g}, distilled", **learned, corrections=every)
 
 
 def weights(bench: Bench) -> None:
@@ -134,20 +145,29 @@ def codebook(bench: Bench) -> None:
             bench.row(target, corrections, corrections=corrections)
 
 
-TABLES: dict[str, Callable[[Bench], None]] = {"weights": weights, "activations": activations, "int7": int7, "codebook": codebook}
-CASE_OF = {"codebook": "cifar10_qat"}
+def indices(bench: Bench) -> None:
+    widths, base = (2, 3, 4), bench.base or "nna_sym8_per_channel"
+    target = tf_requant.load_target(base).derive(name=f"{base}_codebooks", weight={"codebook": [*widths]})
+    bench.mixed(WEIGHTS, target, widths, (0.6, 0.75, 0.9))
+
+
+TABLES: dict[str, Callable[[Bench], None]] = {
+    "weights": weights, "activations": activations, "int7": int7, "codebook": codebook, "indices": indices
+}  # fmt: skip
+CASE_OF = {"codebook": "cifar10_qat", "indices": "cifar10_qat"}
 """MobileNetV2 elsewhere."""
 
 
 def main() -> None:
     options = dict(a.removeprefix("--").partition("=")[::2] for a in sys.argv[1:] if a.startswith("--"))
     tables = [a for a in sys.argv[1:] if not a.startswith("--")] or list(TABLES)
-    if set(options) - {"case", "base", "budgets", "device", "correlation"} or set(tables) - TABLES.keys():
+    if set(options) - {"case", "base", "budgets", "device", "correlation", "trained"} or set(tables) - TABLES.keys():
         sys.exit(__doc__)
     budgets = tuple(float(b) for b in options.get("budgets", "").split(",") if b)
     for table in tables:
         case = options.get("case", CASE_OF.get(table, "mobilenet_v2"))
-        bench = Bench(case, options.get("base", ""), budgets, ("litert", "sim") if "device" in options else ("litert",))
+        against = ("litert", "sim") if "device" in options else ("litert",)
+        bench = Bench(case, options.get("base", ""), budgets, against, "trained" in options)
         if "correlation" in options:
             correlate(bench, table)
             continue
@@ -174,7 +194,8 @@ def correlate(bench: Bench, table: str) -> None:
         near = search.within(float(rng.uniform(least, 0.98)))
         plans.append({i: int(rng.choice(widths)) if rng.random() < 0.2 else b for i, b in near.items()})
     for name, some in (("on the frontier", plans[:PLANS]), ("around it", plans[PLANS:]), ("all", plans)):
-        ranks = [np.argsort(np.argsort([f(p) for p in some])) for f in (search.predicted, search.candidates.measured)]
+        measured = [float(search.candidates.measured(p).sum()) for p in some]
+        ranks = [np.argsort(np.argsort(errors)) for errors in ([search.predicted(p) for p in some], measured)]
         found = np.corrcoef(*ranks)[0, 1]
         print(f"{table}: rank correlation of predicted and measured error, {len(some)} plans {name}: {found:.3f}", flush=True)
 

@@ -23,6 +23,20 @@ ACTIVATIONS = "activations"
 """What another limits: the bytes of the activations between layers, each counted once."""
 
 
+def stored_bits(elements: int, width: int, codebook: bool = False) -> int:
+    """Bits that a filter, or activations, take on the accelerator.
+
+    >>> stored_bits(100, 4), stored_bits(100, 4, codebook=True)
+    (400, 528)
+
+    Args:
+        elements: weights or codes.
+        width: of each, or of its index into a codebook.
+        codebook: whether a table of 2^width levels, a byte each, comes on top.
+    """
+    return elements * width + (8 * 2**width if codebook else 0)
+
+
 class View(str, Enum):
     """How an op sees a quantized tensor."""
 
@@ -72,6 +86,7 @@ class ConstantPlan:
         error: predicted relative squared error, averaged over output channels; where a correction chose the codes,
             that of the layer's output on samples held back.
         limits: the lowest and highest code; None for the type's own.
+        levels: how many different codes it may have, where the target looks them up in a table; None for every integer.
         codes: the final codes where a correction has chosen them; otherwise the nearest, as above.
         bits: of an operand that shares an activation's parameters, the width that it shares too; else None.
         input_gains: what `step` is divided by for each input channel, float64[C]; None for one. With it, codes are set.
@@ -82,6 +97,7 @@ class ConstantPlan:
     reason: str = ""
     error: float = 0.0
     limits: tuple[int, int] | None = None
+    levels: int | None = None
     codes: NDArray[Any] | None = None
     input_gains: NDArray[np.float64] | None = None
     bits: int | None = None
@@ -178,6 +194,7 @@ class WidthPlan:
         note: one sentence on the search.
         kind: what the budget limits.
         spent: of that, over what it is at the widest width; None without a budget.
+        codebook: whether widths are those of indices, and each layer has a table of its levels beside them.
     """
 
     bits: Mapping[int, int]
@@ -189,16 +206,17 @@ class WidthPlan:
     note: str = ""
     kind: str = WEIGHTS
     spent: float | None = None
+    codebook: bool = False
 
     @property
     def bytes(self) -> float:
         """Of the weights, or activations, on the accelerator."""
-        return sum(self.bits[i] * self.elements[i] for i in self.bits) / 8
+        return sum(stored_bits(self.elements[i], b, self.codebook) for i, b in self.bits.items()) / 8
 
     @property
     def share(self) -> float:
         """Those over the bytes of the widest width."""
-        return self.bytes * 8 / max(1, self.widest * sum(self.elements.values()))
+        return self.bytes * 8 / max(1, sum(stored_bits(n, self.widest, self.codebook) for n in self.elements.values()))
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON-ready values."""

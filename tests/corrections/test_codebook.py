@@ -5,7 +5,6 @@ import pytest
 
 import tf_requant
 from tests import builders
-from tf_requant.errors import UsageError
 from tf_requant.io import tflite
 from tf_requant.model.ops import info
 from tf_requant.numerics.codebook import LEVEL_MULTIPLES, nearest, shared_levels
@@ -85,8 +84,3 @@ def test_rows_that_share_levels_only_gain_by_their_own_steps() -> None:
     levels, multiple = shared_levels(rows, weights, 16, -127, 127, tried)
     assert ones.tolist() == [1.0] and levels.size <= 16
     assert error(levels, multiple) < 0.97 * error(alone, np.ones(12))
-
-
-def test_widths_and_codebooks_do_not_mix() -> None:
-    with pytest.raises(UsageError, match="indices of 4 bits into a codebook"):
-        tf_requant.requantize(model_path(), coded("nna_sym8", 4), bits=4)

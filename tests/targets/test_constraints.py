@@ -81,9 +81,9 @@ EXAMPLES: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "winograd_overflows_after_the_bias": (
         WINOGRAD, {"accumulator": {"when": "each_step"}}, 'Got accumulator.when "each_step"'),
     "codebooks_hold_signed_symmetric_weights": (
-        UNSIGNED, {"weight": {"codebook": 4}}, "but weight.codebook is 4"),
+        UNSIGNED, {"weight": {"codebook": 4}}, "but weight.codebook is [4]"),
     "costs_are_given_for_every_width": (
-        FREE, {"weight": {"costs": {"cycles": {"4": 1.0}}}}, 'but they are {"cycles": {"4": 1}}'),
+        FREE, {"weight": {"costs": {"cycles": {"4": 1.0}}}}, 'each width of the weights [8] one cost, but they are {"cycles": {"4": 1}}'),
     "costs_have_names_of_their_own": (
         FREE, {"weight": {"costs": {"activations": {"8": 1.0}}}}, 'may not be called {"activations": {"8": 1}}'),
     "weights_fit_a_tflite_file": (

@@ -10,11 +10,12 @@ import tf_requant
 from tests import builders
 from tf_requant.errors import UnsupportedModelError, UsageError
 from tf_requant.model.ops import info
+from tf_requant.numerics.codebook import nearest
 from tf_requant.pipeline.simulate import checked_model
 from tf_requant.sample import calibration_path, evaluation_path, model_path
 from tf_requant.targets import load_target
-from tf_requant.training.blocks import Block, learned_widths
-from tf_requant.training.distillation import Trained, distilled
+from tf_requant.training.blocks import Block, Codebooks, learned_widths
+from tf_requant.training.distillation import Moved, Trained, distilled
 from tf_requant.training.network import Network, constant
 from tf_requant.validation.legality import check_legality
 
@@ -59,9 +60,9 @@ def test_a_wrong_bias_is_trained_back() -> None:
     bias = constant(graph.tensors[graph.ops[0].inputs[2]])
     wanted = scores(network, inputs * 8, reals, bias)
     wrong = Trained(np.float32(weights.data), np.float32(weights.quant.along(2)[0]), (-127, 127), None, bias + 0.1 * step, step)
-    codes, found = distilled(network, {0: wrong}, inputs * 8, wanted)[0]
-    assert np.abs(found - bias).mean() < 0.75 * 0.1 * step
-    assert np.array_equal(codes, weights.data)
+    found = distilled(network, {0: wrong}, inputs * 8, wanted)[0]
+    assert np.abs(found.bias - bias).mean() < 0.75 * 0.1 * step
+    assert np.array_equal(found.codes, weights.data) and (found.multiple == 1).all()
 
 
 def test_levels_are_trained_and_stay_so_few() -> None:
@@ -72,14 +73,35 @@ def test_levels_are_trained_and_stay_so_few() -> None:
     levels = np.array([-120, -60, 0, 60, 120])
     coarse = levels[np.abs(weights.data[..., None] - levels).argmin(-1)].astype(np.float32)
     before = loss(scores(network, inputs, coarse * scale), wanted)
-    codes, bias = distilled(network, {0: Trained(coarse, scale, (-127, 127), levels, None, step)}, inputs * 4, wanted)[0]
-    assert np.unique(codes).size <= 5 and codes.min() >= -127 and codes.max() <= 127 and bias is None
-    assert not np.array_equal(codes, coarse)
+    found = distilled(network, {0: Trained(coarse, scale, (-127, 127), levels, None, step)}, inputs * 4, wanted)[0]
+    codes = found.codes
+    assert np.unique(codes).size <= 5 and codes.min() >= -127 and codes.max() <= 127 and found.bias is None
+    assert not np.array_equal(codes, coarse) and (found.multiple == 1).all()
     assert loss(scores(network, inputs, codes * scale), wanted) < before
 
 
-def test_what_matters_keeps_its_bits() -> None:
-    """Of two layers of one size, one whose outputs the scores hardly hold is narrowed for the other's sake."""
+@pytest.mark.parametrize("wrong", [0.96, 1.04])
+def test_a_wrong_range_is_trained_back(wrong: float) -> None:
+    """Each output channel's scale is off alike; only the range may say so, since levels at the ends cannot move out."""
+    graph, network, inputs = layer()
+    weights = graph.tensors[graph.ops[0].inputs[1]]
+    scale, step = np.float32(weights.quant.along(2)[0]), float(graph.tensors[graph.outputs[0]].quant.scale[0])
+    wanted = scores(network, inputs * 8, constant(weights))
+    levels = np.unique(weights.data)
+    codes, off = np.float32(weights.data), np.float32(scale * wrong)
+    before = loss(scores(network, inputs * 8, codes * off), wanted)
+    (found,) = distilled(network, {0: Trained(codes, off, (-127, 127), levels, None, step, (0.5, 2.0))}, inputs * 8, wanted).values()
+    assert found.multiple.shape == (scale.size,) and found.codes.shape == codes.shape
+    moved = (found.multiple - 1) * (1 - wrong)  # above zero where a range moved the right way
+    assert (moved > 0).all() and np.abs(found.multiple * wrong - 1).max() < abs(wrong - 1)
+    after = found.codes * off * np.float32(found.multiple.reshape(scale.shape))
+    assert loss(scores(network, inputs * 8, after), wanted) < 0.7 * before
+    (held,) = distilled(network, {0: Trained(codes, off, (-127, 127), levels, None, step, (1.0, 1.0))}, inputs, wanted).values()
+    assert (held.multiple == 1).all()
+
+
+def two_layers() -> tuple[Any, Network, list[dict[int, Any]], list[list[Any]]]:
+    """Two layers of one size, of which the scores hardly hold the second's outputs; samples, and what they score."""
     b = builders.Builder()
     x = b.activation([1, 16], "int8", 0.05, 0)
     strong, weak = b.activation([1, 16], "int8", 0.05, 0), b.activation([1, 16], "int8", 0.05, 0)
@@ -95,6 +117,11 @@ def test_what_matters_keeps_its_bits() -> None:
     import tensorflow as tf
 
     wanted = [[y.numpy() for y in network({t: tf.constant(v) for t, v in one.items()}, {}, {})] for one in inputs]
+    return graph, network, inputs, wanted
+
+
+def test_what_matters_keeps_its_bits() -> None:
+    graph, network, inputs, wanted = two_layers()
     blocks = {}
     for i in (0, 1):
         weights = graph.tensors[graph.ops[i].inputs[1]]
@@ -104,6 +131,88 @@ def test_what_matters_keeps_its_bits() -> None:
     mean = {i: float(p @ (2.0, 4.0, 8.0)) for i, p in chances.items()}
     assert mean[0] > mean[1] + 1 and sum(mean.values()) < 11
     assert all(p.sum() == pytest.approx(1, abs=1e-5) for p in chances.values())
+
+
+@pytest.mark.parametrize("multiples", [(0.5, 2.0), None])
+def test_what_matters_keeps_the_larger_table(multiples: tuple[float, float] | None) -> None:
+    graph, network, inputs, wanted = two_layers()
+    blocks = {}
+    for i in (0, 1):
+        weights = graph.tensors[graph.ops[i].inputs[1]]
+        levels = [np.unique(np.linspace(-120, 120, n).round().astype(int)) for n in (2, 4, 64)]
+        steps = [np.float32(weights.quant.along(2)[0])] * 3
+        blocks[i] = Codebooks(constant(weights), steps, levels, (-127, 127), multiples, (1.0, 2.0, 6.0))
+    chances = learned_widths(network, blocks, 7.5, inputs, wanted)
+    mean = {i: float(p @ (1.0, 2.0, 6.0)) for i, p in chances.items()}
+    assert mean[0] > mean[1] + 1 and sum(mean.values()) < 8.5
+
+
+def test_levels_and_ranges_learn_beside_the_width() -> None:
+    import tensorflow as tf
+
+    graph = two_layers()[0]
+    weights = graph.tensors[graph.ops[0].inputs[1]]
+    scale = np.float32(weights.quant.along(2)[0])
+    block = Codebooks(constant(weights), [scale] * 2, [np.arange(-100, 101, 50), np.arange(-100, 101, 10)], (-127, 127), (0.5, 2.0), (1.0, 2.0))
+    mixture = block.start(tf)
+    kinds = [tuple(variable.shape) for variable, _ in mixture.learned]
+    assert kinds == [(5,), (21,), scale.shape, scale.shape]
+    with tf.GradientTape() as tape:
+        error = tf.reduce_sum((mixture([0.5, 0.5]) - block.reals) ** 2)
+    gradients = tape.gradient(error, [variable for variable, _ in mixture.learned])
+    assert all(np.abs(g.numpy()).max() > 0 for g in gradients)
+    one = mixture([1.0, 0.0]).numpy()
+    assert np.array_equal(one, nearest(block.reals / scale, block.levels[0]).astype(np.float32) * scale)
+
+
+@pytest.mark.parametrize("multiple", [1.0, 1.25])
+def test_a_range_that_moved_takes_the_biases_units_along(monkeypatch: pytest.MonkeyPatch, multiple: float) -> None:
+    """Training that makes every filter's range larger and its levels smaller by as much leaves what the model computes."""
+
+    def trained(network: Any, layers: Any, *rest: Any) -> dict[int, Moved]:
+        assert all(one.multiples[0] <= multiple <= one.multiples[1] for one in layers.values())
+        return {
+            i: Moved(np.round(one.codes / multiple).astype(np.int64), np.full(one.scale.size, multiple), one.bias.astype(np.float64))
+            for i, one in layers.items()
+        }
+
+    # What a judge thinks is not the question.
+    monkeypatch.setattr("tf_requant.pipeline.correct.Corrector.judged_error", lambda self, plan, samples: next(errors))
+    monkeypatch.setattr("tf_requant.pipeline.distill.distilled", trained)
+    errors = iter((2.0, 1.0))
+    asked: dict[str, Any] = {"calibration": calibration(), "corrections": "rounding,bias,distillation"}
+    moved = tf_requant.requantize(model_path(), CODED, **asked)
+    kept = tf_requant.requantize(model_path(), CODED, calibration=calibration(), corrections="rounding,bias")
+    assert "distillation: kept" in moved.report.notes[0] and check_legality(moved.model, CODED).legal
+    for one, other in zip(moved.model.main.ops, kept.model.main.ops):
+        row = info(one)
+        if row is None or row.filter is None:
+            continue
+        (w, b), (v, c) = ([g.tensors[op.inputs[p]] for p in (1, 2)] for g, op in ((moved.model.main, one), (kept.model.main, other)))
+        assert np.allclose(w.quant.scale, v.quant.scale * multiple, rtol=1e-6)
+        unit = b.quant.scale.astype(np.float64)
+        assert np.allclose(unit, c.quant.scale.astype(np.float64) * multiple, rtol=1e-6)
+        assert np.abs(b.data * unit - c.data * c.quant.scale.astype(np.float64)).max() <= unit.max() * 0.501 + 1e-12
+
+
+def test_ranges_of_powers_of_two_stay() -> None:
+    target = load_target("nna_sym8_pow2").derive(name="coded", weight={"codebook": 3})
+    result = tf_requant.requantize(model_path(), target, calibration=calibration(), corrections=f"{LIST},distillation")
+    assert check_legality(result.model, target).legal and not any("the range to" in row.reason for row in result.report.tensors)
+
+
+def test_learned_widths_of_indices_keep_to_the_budget() -> None:
+    target = CODED.derive(name="tables", weight={"codebook": [2, 3, 4]})
+    asked: dict[str, Any] = {"bits": (2, 3, 4), "budget": "weights:0.75", "train_widths": True, "corrections": "rounding,bias"}
+    result = tf_requant.requantize(model_path(), target, calibration=calibration(), **asked)
+    (choice,) = result.report.widths
+    assert choice.share <= 0.75 and len(set(choice.bits.values())) > 1 and "learned by training" in choice.note
+    assert check_legality(result.model, target).legal
+    with np.load(evaluation_path()) as file:
+        data = file["images"]
+    narrow = tf_requant.requantize(model_path(), target, bits=2, corrections="rounding,bias", calibration=calibration())
+    figures = [tf_requant.validate(r, reference=model_path(), data=data, layers=0).quality["litert"].sqnr for r in (narrow, result)]
+    assert figures[1] > figures[0] + 2
 
 
 def test_a_distilled_codebook_is_legal_and_never_worse_on_the_samples_that_judge() -> None:

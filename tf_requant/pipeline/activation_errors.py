@@ -148,7 +148,7 @@ class ActivationErrors:
         added = of_widths(self._changes[root], found, self.widths)
         return {b: added[b] for b in self.widths}
 
-    def measured(self, chosen: Mapping[int, int]) -> float:
+    def measured(self, chosen: Mapping[int, int]) -> NDArray[np.float64]:
         """The error of the scores against the source's, every candidate at its width, on the samples that judge."""
         plan = self._plan(chosen)
         return self.trials.against_source(self.corrector.rewrite(self.trials.source, plan), plan)

@@ -9,15 +9,19 @@ from numpy.typing import NDArray
 from tf_requant.calibration.statistics import Calibration
 from tf_requant.corrections import DISTILLATION
 from tf_requant.corrections.bias import accumulator_unit, bias_codes, has_bias
+from tf_requant.corrections.filters import Layer
 from tf_requant.errors import UnsupportedModelError, UsageError
 from tf_requant.model.graph import Graph, Model
 from tf_requant.model.quant import code_limits
 from tf_requant.pipeline.correct import HELD_BACK, Corrected, Corrector, decibels, moves, with_indices_for_names
 from tf_requant.pipeline.lanes import Inputs, in_reals, real_scores, scores
-from tf_requant.pipeline.reconstruct import Pass, bias_position
+from tf_requant.pipeline.reconstruct import Pass, bias_position, rescaled, with_constant
 from tf_requant.plan import ConstantPlan, GraphPlan
-from tf_requant.training.distillation import Sample, Trained, distilled
+from tf_requant.training.distillation import Moved, Sample, Trained, distilled
 from tf_requant.training.network import Network
+
+_OCTAVE = 2.0
+"""A range moves no further than this either way."""
 
 
 def refuse_untrainable(source: Model) -> None:
@@ -57,7 +61,7 @@ def distill(corrector: Corrector, corrected: Corrected, calibration: Calibration
     places = {tensor.name: t for t, tensor in enumerate(result.main.tensors)}
     wanted = scores(source.main)
     run = Pass(source, result, plan, corrector.target, frozenset(), corrector.arithmetic)
-    layers = {i: _layer(result.main, run, i, origin, plan.constants[origin, 1]) for i, origin in run.pairs().items()}
+    layers = {i: _layer(source.main, result.main, run, i, origin) for i, origin in run.pairs().items()}
     network = Network(result.main, [places[str(t)] for t in wanted])
     samples = corrector.samples(calibration)
     held = samples(result)
@@ -65,8 +69,8 @@ def distill(corrector: Corrector, corrected: Corrected, calibration: Calibration
     right = source_scores(source, held.source[held.judges :], plan)
     found = distilled(network, {i: layer for i, layer in layers.items() if i in network.ops}, feeds, right, corrector.progress)
     constants = dict(plan.constants)
-    for index, (codes, bias) in found.items():
-        constants |= _constants(result.main, run, index, run.pairs()[index], plan, codes, bias)
+    for index, layer in found.items():
+        constants |= _constants(result.main, run, index, run.pairs()[index], layer)
     moved = replace(corrected.plan, graphs=(plan.with_(constants=constants), *corrected.plan.graphs[1:]))
     before, after = (corrector.judged_error(p, samples) for p in (corrected.plan, moved))
     kept = after < before
@@ -81,8 +85,8 @@ def distill(corrector: Corrector, corrected: Corrected, calibration: Calibration
     return replace(corrected, plan=moved, applied=applied, note=notes, learned=True, error=after)
 
 
-def _layer(graph: Graph, run: Pass, index: int, origin: int, planned: ConstantPlan) -> Trained:
-    op = graph.ops[index]
+def _layer(source: Graph, graph: Graph, run: Pass, index: int, origin: int) -> Trained:
+    op, planned = graph.ops[index], run.plan.constants[origin, 1]
     weights, written = graph.tensors[op.inputs[1]], graph.tensors[op.outputs[0]].quant
     assert weights.data is not None and weights.quant is not None
     scale, zero_point = weights.quant.along(len(weights.shape))
@@ -92,27 +96,42 @@ def _layer(graph: Graph, run: Pass, index: int, origin: int, planned: ConstantPl
     if has_bias(op, position) and (origin, position) in run.plan.constants:
         bias = (bias_codes(graph, op, position) * accumulator_unit(graph, op)).astype(np.float32)
     step = float(written.scale[0]) if written is not None else 1.0
-    levels = None if run.target.weight.codebook is None else np.unique(codes)
-    return Trained(codes.astype(np.float32), np.asarray(scale, np.float32), (low, high), levels, bias, step)
+    levels = None if planned.levels is None else np.unique(codes)
+    multiples = None
+    if levels is not None and not (bias is None and has_bias(op, position)):  # a bias that stays needs the unit that it has
+        multiples = multiples_of(run.layer(source, graph, index, origin, planned))
+    return Trained(codes.astype(np.float32), np.asarray(scale, np.float32), (low, high), levels, bias, step, multiples)
+
+
+def multiples_of(layer: Layer) -> tuple[float, float] | None:
+    """Between which multiples of its scale a codebook's range may move; None for a power of two, which moves by octaves."""
+    if layer.power_of_two:
+        return None
+    least, most = max(layer.bias_share, layer.multiples[0], 1 / _OCTAVE), min(layer.multiples[1], _OCTAVE)
+    return min(least, 1.0), max(most, 1.0)
 
 
 def _constants(
-    graph: Graph, run: Pass, index: int, origin: int, plan: GraphPlan, codes: NDArray[np.int64], bias: NDArray[np.float64] | None
+    graph: Graph, run: Pass, index: int, origin: int, layer: Moved
 ) -> dict[tuple[int, int], ConstantPlan]:
     """The plans of a layer's filter and bias, with what training left."""
     op, position = graph.ops[index], bias_position(graph, index)
     weights = graph.tensors[op.inputs[1]]
     assert weights.quant is not None
-    held, changed = plan.constants[origin, 1], codes + int(weights.quant.zero_point[0])
-    moved = float(np.mean(changed != weights.data))
-    reason = f"{held.reason}; {DISTILLATION} moved {100 * moved:.1f} % of the codes"
-    found = {(origin, 1): held.with_(params=weights.quant, codes=changed.astype(weights.dtype), reason=reason)}
-    if bias is not None:
-        # Filters keep their scales, so biases keep their units.
-        params = graph.tensors[op.inputs[position]].quant
-        assert params is not None
-        wanted = run.grid(graph, index, bias / accumulator_unit(graph, op))
-        found[origin, position] = plan.constants[origin, position].with_(params=params, codes=wanted)
+    held, codes = run.plan.constants[origin, 1], (layer.codes + int(weights.quant.zero_point[0])).astype(weights.dtype)
+    params = rescaled(weights.quant, weights.quant.scale * layer.multiple)
+    step = np.asarray(held.step) / (layer.multiple if layer.multiple.size > 1 else layer.multiple[0])
+    reason = f"{held.reason}; {DISTILLATION} moved {100 * float(np.mean(codes != weights.data)):.1f} % of the codes"
+    if (layer.multiple != 1).any():
+        reason += f" and the range to {layer.multiple.mean():.3f} of what it was"
+    found = {(origin, 1): held.with_(params=params, step=step, codes=codes, reason=reason)}
+    if layer.bias is not None:
+        bias = graph.tensors[op.inputs[position]].quant
+        assert bias is not None
+        changed = with_constant(graph, index, 1, params, codes)
+        unit = accumulator_unit(changed, changed.ops[index])
+        wanted = run.grid(graph, index, layer.bias / unit)
+        found[origin, position] = run.plan.constants[origin, position].with_(params=rescaled(bias, unit), codes=wanted)
     return found
 
 

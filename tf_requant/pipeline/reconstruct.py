@@ -184,7 +184,7 @@ class Pass:
         else:
             return graph, found
         unit = accumulator_unit(graph, graph.ops[index])
-        constant = constant.with_(params=_rescaled(constant.params, unit))
+        constant = constant.with_(params=rescaled(constant.params, unit))
         found[origin, position] = constant
         return with_constant(graph, index, position, constant.params, codes), found
 
@@ -230,7 +230,7 @@ class Pass:
         op = graph.ops[index]
         weights = graph.tensors[op.inputs[1]]
         scale = weights.quant.scale * choice.multiple if weights.quant is not None else choice.multiple
-        params = _rescaled(constant.params, scale)
+        params = rescaled(constant.params, scale)
         codes = ungrouped(op, choice.codes, weights.shape) + int(params.zero_point[0])
         codes = codes.astype(weights.dtype)
         step = np.asarray(constant.step) / (choice.multiple if choice.multiple.size > 1 else choice.multiple[0])
@@ -243,7 +243,7 @@ class Pass:
             held = graph.tensors[op.inputs[position]]
             assert held.quant is not None
             kept = self._exact_bias(source, graph, index, origin) / choice.multiple
-            unit = _rescaled(held.quant, accumulator_unit(graph, graph.ops[index]))
+            unit = rescaled(held.quant, accumulator_unit(graph, graph.ops[index]))
             graph = with_constant(graph, index, position, unit, self.grid(graph, index, kept))
         return graph, plan
 
@@ -265,7 +265,7 @@ class Pass:
             weights.quant.per_channel,
             float(bias.max(initial=0.0)) / BIAS_LIMIT,
             self._multiples(graph, op),
-            None if self.target.weight.codebook is None else 2**self.target.weight.codebook,
+            constant.levels,
             weights.quant.scale.astype(np.float64) if weights.quant.per_channel else None,
         )
 
@@ -326,7 +326,7 @@ def floors(arithmetic: Arithmetic) -> bool:
     return arithmetic.requantizer.stages[-1].rounding is Rounding.FLOOR
 
 
-def _rescaled(params: QuantParams, scale: NDArray[np.floating[Any]]) -> QuantParams:
+def rescaled(params: QuantParams, scale: NDArray[np.floating[Any]]) -> QuantParams:
     """Parameters with another scale, and nothing of what a file stored beside the old one."""
     if np.array_equal(params.scale, np.float32(scale)):
         return params

@@ -80,12 +80,15 @@ class Trials:
                 error += float(((in_reals(one[t], graph, t) - x) ** 2).sum()) if t in one else 0.0
         return error / max(power, 1e-30)
 
-    def against_source(self, model: Model, plan: Plan) -> float:
+    def against_source(self, model: Model, plan: Plan) -> NDArray[np.float64]:
         """Squared error of another result's scores for the source's, over their squared value, on the samples that judge.
 
         Args:
             model: what a plan of the same source makes of it.
             plan: that plan.
+
+        Returns:
+            Each sample's part of the sum.
         """
         judged, wanted = self._judged(model), scores(self.source.main)
         inputs = self.corrector.samples(self.calibration, 0)(model).result
@@ -94,13 +97,14 @@ class Trials:
             found = lane.branch(model.main, behind(model.main, judged), judged)
         finally:
             lane.close()
-        gains, error, power = plan.graphs[0].activations, 0.0, 0.0
-        for one, right in zip(found, self._right):
+        gains, power = plan.graphs[0].activations, 0.0
+        errors = np.zeros(len(found))
+        for n, (one, right) in enumerate(zip(found, self._right)):
             for t, j in zip(wanted, judged):
                 gain = gains[t].gains if t in gains else 1.0
-                error += float(((in_reals(one[j], model.main, j) / gain - right[t]) ** 2).sum())
+                errors[n] += ((in_reals(one[j], model.main, j) / gain - right[t]) ** 2).sum()
                 power += float((right[t] ** 2).sum())
-        return error / max(power, 1e-30)
+        return errors / max(power, 1e-30)
 
     @cached_property
     def _right(self) -> list[Inputs]:

@@ -1,6 +1,7 @@
 """What each layer does to the scores at each width of its weights, measured without labels.
 
-Each layer is put to each width alone, behind and ahead of layers at the widest. Any change of a layer also lets the codes
+Each layer is put to each width alone, behind and ahead of layers at the widest (of a target with codebooks: of layers without
+one, so that no layer's own table is in what the others measure). Any change of a layer also lets the codes
 behind it round otherwise; that part is as large for one bit as for four and does not add up over layers, so it is told apart:
 what grows with the error of the layer's own output is the width's.
 """
@@ -26,9 +27,9 @@ from tf_requant.pipeline.correct import Corrector
 from tf_requant.pipeline.lanes import Inputs, Lane
 from tf_requant.pipeline.reconstruct import PLACES, Pass, Progress, bias_position, with_constant
 from tf_requant.pipeline.trials import Kept, Trials, of_widths
-from tf_requant.plan import WEIGHTS
+from tf_requant.plan import WEIGHTS, Plan
 from tf_requant.planning.planner import plan_layer
-from tf_requant.planning.schemes import narrowed
+from tf_requant.planning.schemes import narrowed, without_codebook
 
 _METHODS = frozenset({"scale_search", "gptq"})
 Constants = tuple[tuple[int, QuantParams, NDArray[Any]], ...]
@@ -44,6 +45,11 @@ def layers_of(model: Model, corrector: Corrector) -> dict[int, int]:
         if row is not None and row.filter is not None and plan.ops[index].on_accelerator:
             found[index] = graph.tensors[op.inputs[row.filter]].size
     return found
+
+
+def at_the_widest(corrector: Corrector) -> Plan:
+    """The plan that trials of weights start from: every layer at its widest, and none with a codebook."""
+    return replace(corrector, target=without_codebook(corrector.target)).planned(None, False)
 
 
 @dataclass
@@ -78,8 +84,8 @@ class WidthErrors:
     def __post_init__(self) -> None:
         """Plans and makes the model at the widest width, which every measurement starts from."""
         corrector = self.corrector
-        self.trials = Trials(corrector, self.calibration, corrector.planned(None, False))
-        self.target, self.widest = corrector.target, max(corrector.target.weight.bits)
+        self.trials = Trials(corrector, self.calibration, at_the_widest(corrector))
+        self.target, self.widest = corrector.target, max(corrector.target.weight.widths)
         self.elements = layers_of(corrector.source, corrector)
         source, result, graph_plan = self.trials.source, self.trials.result, self.trials.plan.graphs[0]
         self._pass = Pass(source, result, graph_plan, self.target, _METHODS, self.trials.arithmetic, True)
@@ -123,7 +129,7 @@ class WidthErrors:
         self, lane: Lane, index: int, origin: int, bits: int, moments: tuple[Moments, Moments] | None, right: Sequence[Inputs]
     ) -> None:
         """One layer at one width: its constants, and the error of the scores behind it."""
-        if bits == self.widest:
+        if bits == self.widest and self.target.weight.codebook is None:
             return
         self._candidates[origin, bits] = self._constants(lane, index, origin, bits, moments)
         if bits not in self._found[origin]:
@@ -151,7 +157,9 @@ class WidthErrors:
         op, filter_plan = graph.ops[index], planned[origin, 1]
         row = info(op)
         assert row is not None
-        codes = filter_codes(source.tensors[source.ops[origin].inputs[1]], filter_plan, row.channel_axis)
+        codes = filter_plan.codes  # those of a codebook
+        if codes is None:
+            codes = filter_codes(source.tensors[source.ops[origin].inputs[1]], filter_plan, row.channel_axis)
         mended = with_constant(graph, index, 1, filter_plan.params, codes)
         narrow = replace(self._pass, plan=plan.with_(constants={**plan.constants, **planned}), target=target)
         position = bias_position(graph, index)
@@ -173,12 +181,12 @@ class WidthErrors:
             mended = with_constant(mended, index, position, params, narrow.grid(mended, index, wanted))
         return _constants_of(mended, index)
 
-    def measured(self, chosen: Mapping[int, int]) -> float:
+    def measured(self, chosen: Mapping[int, int]) -> NDArray[np.float64]:
         """The error of the scores against the source's, every layer at its width, on the samples that judge."""
         result = self.trials.result
         graph = result.main
         for index, origin in self._pass.pairs().items():
-            if chosen[origin] != self.widest:
+            if (origin, chosen[origin]) in self._candidates:
                 graph = _with(graph, index, self._candidates[origin, chosen[origin]])
         return self.trials.against_source(result.with_(graphs=(graph, *result.graphs[1:])), self.trials.plan)
 

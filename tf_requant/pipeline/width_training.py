@@ -1,20 +1,24 @@
-"""Widths of weights by training: HMQ's blocks say how likely each is, and the search takes the likeliest within the budget."""
+"""Widths of weights, or of indices into codebooks, by training: blocks say how likely each is, and the search takes the likeliest.
+
+The blocks are HMQ's (arXiv 2007.09952); a codebook's levels and range learn beside its width, as in DDQ (arXiv 2106.02295).
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tf_requant.calibration.statistics import Calibration
 from tf_requant.pipeline.correct import Corrector
-from tf_requant.pipeline.distill import real_inputs, source_scores
+from tf_requant.pipeline.distill import multiples_of, real_inputs, source_scores
 from tf_requant.pipeline.reconstruct import Pass, Progress
 from tf_requant.pipeline.trials import Trials
-from tf_requant.pipeline.width_errors import layers_of
+from tf_requant.pipeline.width_errors import at_the_widest, layers_of
 from tf_requant.planning.planner import plan_layer
 from tf_requant.planning.schemes import narrowed, weight_limits
-from tf_requant.training.blocks import Block, learned_widths
+from tf_requant.training.blocks import Block, Codebooks, Widths, learned_widths
 from tf_requant.training.network import Network, constant
 
 _UNLIKELY = 1e-6
@@ -49,9 +53,9 @@ class TrainedWidths:
 
     def __post_init__(self) -> None:
         """Plans and makes the model at the widest width."""
-        self.widest = max(self.corrector.target.weight.bits)
+        self.widest = max(self.corrector.target.weight.widths)
         self.elements = layers_of(self.corrector.source, self.corrector)
-        self.trials = Trials(self.corrector, self.calibration, self.corrector.planned(None, False))
+        self.trials = Trials(self.corrector, self.calibration, at_the_widest(self.corrector))
 
     @property
     def how(self) -> str:
@@ -71,7 +75,7 @@ class TrainedWidths:
         network = Network(trials.result.main, trials.judged)
         run = Pass(trials.source, trials.result, trials.plan.graphs[0], corrector.target, frozenset(), trials.arithmetic)
         origins = {i: origin for i, origin in run.pairs().items() if i in network.ops and origin in self.elements}
-        blocks = {i: self._block(i, origin) for i, origin in origins.items()}
+        blocks = {i: self._block(run, i, origin) for i, origin in origins.items()}
         _, judging, learning = trials.parts()
         samples = corrector.samples(self.calibration, 0)(trials.result)
         chosen = [n for n in range(len(samples.source)) if n in set(learning)] or list(judging)
@@ -86,20 +90,21 @@ class TrainedWidths:
             unlikely = -np.log(np.maximum(chances, _UNLIKELY))
             self.errors[origins[index]] = dict(zip(sorted(self.widths), unlikely.tolist()))
 
-    def _block(self, index: int, origin: int) -> Block:
+    def _block(self, run: Pass, index: int, origin: int) -> Widths:
         source, graph, plan = self.trials.source.main, self.trials.result.main, self.trials.plan.graphs[0]
-        weights = graph.tensors[graph.ops[index].inputs[1]]
-        steps, tops = [], []
-        for bits in sorted(self.widths):
-            target = narrowed(self.corrector.target, bits)
-            planned = plan_layer(source, target, origin, plan.activations)[origin, 1]
-            steps.append(np.asarray(planned.params.along(len(weights.shape))[0], np.float32))
-            tops.append(weight_limits(target)[1])
-        costs = [self.costs[origin][bits] for bits in sorted(self.widths)]
+        weights, widths = graph.tensors[graph.ops[index].inputs[1]], sorted(self.widths)
+        targets = [narrowed(self.corrector.target, bits) for bits in widths]
+        planned = [plan_layer(source, target, origin, plan.activations)[origin, 1] for target in targets]
+        steps = [np.asarray(one.params.along(len(weights.shape))[0], np.float32) for one in planned]
+        costs = [self.costs[origin][bits] for bits in widths]
+        if all(one.codes is not None and one.levels is not None for one in planned):
+            levels, limits = [np.unique(one.codes) for one in planned], weight_limits(self.corrector.target)
+            multiples = multiples_of(run.layer(source, graph, index, origin, plan.constants[origin, 1]))
+            return Codebooks(constant(weights), steps, levels, limits, multiples, costs)
         # Where the widest keeps the source's one scale, narrower ones may have one a channel.
-        return Block(constant(weights), np.broadcast_arrays(*steps), tops, costs)
+        return Block(constant(weights), np.broadcast_arrays(*steps), [weight_limits(target)[1] for target in targets], costs)
 
-    def measured(self, chosen: Mapping[int, int]) -> float:
+    def measured(self, chosen: Mapping[int, int]) -> NDArray[np.float64]:
         """The error of the scores against the source's, every layer at its width, on the samples that judge."""
         corrector = replace(self.corrector, wishes=replace(self.corrector.wishes, widths=dict(chosen)))
         plan = corrector.planned(None, False)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import ClassVar, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tf_requant.calibration.statistics import Calibration
 from tf_requant.errors import UsageError
@@ -25,7 +26,7 @@ from tf_requant.pipeline.reconstruct import Progress
 from tf_requant.pipeline.trials import Trials
 from tf_requant.pipeline.width_errors import WidthErrors, layers_of
 from tf_requant.pipeline.width_training import TrainedWidths
-from tf_requant.plan import ACTIVATIONS, WEIGHTS, WidthFrontier, WidthPlan
+from tf_requant.plan import ACTIVATIONS, WEIGHTS, WidthFrontier, WidthPlan, stored_bits
 from tf_requant.planning.allocation import Item, allocate
 from tf_requant.planning.widths import Asked, asked_widths
 
@@ -35,8 +36,8 @@ NOUNS = {ACTIVATIONS: "activations"}
 """What is chosen for, by what a budget limits; layers elsewhere."""
 EXCHANGES = 24
 """Exchanges of bits between two layers that are tried at most."""
-_WORTH = 0.98
-"""An exchange is kept where the error falls to this share."""
+_WORTH, _SURE = 0.98, 2.0
+"""An exchange is kept where the error falls to this share, by more than so many standard errors over the samples."""
 _STEPS = 46
 """Budgets of the frontier, in hundredths of the widest down from 100."""
 
@@ -65,7 +66,8 @@ def choose_widths(
     elements, widest = _elements(corrector, asked.kind)
     _refuse_nothing(asked, elements)
     if asked.budget is None:
-        return WidthPlan(dict.fromkeys(elements, asked.widths[0]), elements, widest, kind=asked.kind)
+        coded = _coded(corrector, asked.kind)
+        return WidthPlan(dict.fromkeys(elements, asked.widths[0]), elements, widest, kind=asked.kind, codebook=coded)
     if calibration is None:
         raise UsageError("--budget measures what each width loses: give calibration data (--calibration)")
     if len(calibration) < HELD_BACK:
@@ -93,15 +95,21 @@ def _elements(corrector: Corrector, kind: str) -> tuple[dict[int, int], int]:
     graph, target = corrector.source.main, corrector.target
     if kind == ACTIVATIONS:
         return codes_of(graph, activations_of(graph, corrector.planned(None, False).graphs[0], target)), max(target.activation.bits)
-    return layers_of(corrector.source, corrector), max(target.weight.bits)
+    return layers_of(corrector.source, corrector), max(target.weight.widths)
 
 
 def costs_of(corrector: Corrector, elements: Mapping[int, int], kind: str, widths: Iterable[int]) -> dict[int, dict[int, float]]:
-    """What each takes at each width: bits of its elements, or a layer's products at their cost in the target's table."""
+    """What each takes at each width: bits, or a layer's products at their cost in the target's table."""
     if kind in (WEIGHTS, ACTIVATIONS):
-        return {i: {b: float(b * size) for b in widths} for i, size in elements.items()}
+        coded = _coded(corrector, kind)
+        return {i: {b: float(stored_bits(size, b, coded)) for b in widths} for i, size in elements.items()}
     table, graph = corrector.target.weight.costs[kind], corrector.source.main
     return {i: {b: products(graph, i) * table[str(b)] for b in widths} for i in elements}
+
+
+def _coded(corrector: Corrector, kind: str) -> bool:
+    """Whether widths are those of indices into a table of each layer's own."""
+    return kind != ACTIVATIONS and corrector.target.weight.codebook is not None
 
 
 class Candidates(Protocol):
@@ -131,8 +139,8 @@ class Candidates(Protocol):
     def measure(self) -> None:
         """Fills `errors`, once."""
 
-    def measured(self, chosen: Mapping[int, int]) -> float:
-        """The error of the scores against the source's, everything at its width, on the samples that judge."""
+    def measured(self, chosen: Mapping[int, int]) -> NDArray[np.float64]:
+        """The error of the scores against the source's, everything at its width: each judging sample's part."""
 
 
 @dataclass
@@ -178,11 +186,13 @@ class Search:
         note = (
             f"widths: {len(one.elements)} {what} among {widths} bits, {one.how}; they take {spent:.3f} of the {limited} at "
             f"{one.widest}; {kept} exchange{'' if kept == 1 else 's'} of bits between them "
-            f"took the scores' squared error on {len(one.trials.parts()[1])} others from {decibels(first)} to "
-            f"{decibels(measured)} dB of their own, ahead of the corrections"
+            f"took the scores' squared error on {len(one.trials.parts()[1])} others from {decibels(first.sum())} to "
+            f"{decibels(measured.sum())} dB of their own, ahead of the corrections"
         )
-        known = (self.predicted(chosen), measured, self._frontier(whole)) if one.predicts else (None, measured, ())
-        return WidthPlan(chosen, one.elements, one.widest, *known, note, self.kind, spent)
+        known = (self.predicted(chosen), float(measured.sum()), self._frontier(whole))
+        known = known if one.predicts else (None, known[1], ())
+        coded = _coded(one.corrector, self.kind)
+        return WidthPlan(chosen, one.elements, one.widest, *known, note, self.kind, spent, coded)
 
     def _allocated(self, bits: float) -> dict[int, int] | None:
         order = sorted(self.candidates.elements)
@@ -197,12 +207,13 @@ class Search:
 
     def _frontier(self, whole: float) -> tuple[WidthFrontier, ...]:
         found: list[WidthFrontier] = []
+        elements, coded = self.candidates.elements, _coded(self.candidates.corrector, self.kind)
         for step in range(100, 100 - 2 * _STEPS, -2):
             chosen = self._allocated(step / 100 * whole)
             if chosen is None:
                 break
             spent = sum(self.cost(i, b) for i, b in chosen.items())
-            stored = sum(b * self.candidates.elements[i] for i, b in chosen.items()) / 8
+            stored = sum(stored_bits(elements[i], b, coded) for i, b in chosen.items()) / 8
             layers = {b: sum(c == b for c in chosen.values()) for b in sorted(set(chosen.values()))}
             point = WidthFrontier(spent / whole, stored, self.predicted(chosen), layers)
             if not found or point != found[-1]:
@@ -236,7 +247,9 @@ class Search:
         """Squared error of the scores over their squared value, as the layers' own add up."""
         return float(sum(self.candidates.errors[i][b] for i, b in chosen.items()))
 
-    def _exchanged(self, chosen: dict[int, int], error: float, most: float) -> tuple[dict[int, int], float, int]:
+    def _exchanged(
+        self, chosen: dict[int, int], error: NDArray[np.float64], most: float
+    ) -> tuple[dict[int, int], NDArray[np.float64], int]:
         """Moves bits from one layer to another where the whole model is better for it."""
         kept = 0
         tried: set[tuple[tuple[int, int], ...]] = set()
@@ -246,7 +259,7 @@ class Search:
                 break
             tried.add(tuple(sorted(best.items())))
             found = self.candidates.measured(best)
-            if found < _WORTH * error:
+            if _is_clear(error - found, error):
                 chosen, error, kept = best, found, kept + 1
             if self.progress is not None:
                 self.progress(number + 1, EXCHANGES)
@@ -276,6 +289,13 @@ class Search:
             if tuple(sorted(found.items())) not in tried:
                 return found
         return None
+
+
+def _is_clear(gain: NDArray[np.float64], error: NDArray[np.float64]) -> bool:
+    """Whether what samples gain is no chance: some, and more than so many standard errors."""
+    spread = float(gain.std(ddof=1)) * gain.size**0.5 if gain.size > 1 else 0.0
+    return float(gain.sum()) > max((1 - _WORTH) * float(error.sum()), _SURE * spread)
+
 
 def _ceiling(share: float) -> float:
     return float(np.ceil(share * 1000) / 1000)

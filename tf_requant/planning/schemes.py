@@ -33,8 +33,14 @@ def weight_dtype(target: Target) -> str:
 
 
 def narrowed(target: Target, bits: int) -> Target:
-    """The target as a layer sees it whose weights take one of its widths."""
-    return replace(target, weight=replace(target.weight, bits=(bits,)))
+    """The target as a layer sees it whose weights, or indices into a codebook, take one of its widths."""
+    part = "bits" if target.weight.codebook is None else "codebook"
+    return replace(target, weight=replace(target.weight, **{part: (bits,)}))
+
+
+def without_codebook(target: Target) -> Target:
+    """The target as it would be if weights could take every code of their width."""
+    return replace(target, weight=replace(target.weight, codebook=None))
 
 
 def stored_in(target: Target, bits: int) -> Target:

@@ -112,7 +112,7 @@ def plan_filter(
     plan = _plan(target, filter_, params, reason, error)
     if target.weight.codebook is None:
         return plan
-    return _with_levels(target.weight.codebook, tensor, axis, filter_, plan, least, target.weight.scale == "power_of_two")
+    return _with_levels(max(target.weight.codebook), tensor, axis, filter_, plan, least, target.weight.scale == "power_of_two")
 
 
 def _with_levels(
@@ -133,7 +133,8 @@ def _with_levels(
     error = float((np.square(found * multiple[:, None] - wanted) / energy).sum(1).mean())
     moved = np.moveaxis(tensor.data, axis, 0).shape
     codes = np.ascontiguousarray(np.moveaxis(found.reshape(moved), 0, axis)).astype(plan.params.dtype)
-    return plan.with_(codes=codes, error=error, reason=f"{plan.reason}; {levels.size} levels, indices of {bits} bits")
+    reason = f"{plan.reason}; {levels.size} levels, indices of {bits} bit{'s' if bits > 1 else ''}"
+    return plan.with_(codes=codes, error=error, levels=2**bits, reason=reason)
 
 
 def _plan(target: Target, filter_: Filter, params: QuantParams, reason: str, error: float = 0.0) -> ConstantPlan:

@@ -58,22 +58,22 @@ def asked_widths(target: Target, bits: Any, budget: Any, activation_bits: Any = 
 
 def _asked(target: Target, kind: str, bits: Any, share: float | None) -> Asked | None:
     flag, what = Asked((), kind=kind).flag, "activations" if kind == ACTIVATIONS else "weights"
-    held = target.activation.bits if kind == ACTIVATIONS else target.weight.bits
+    coded = kind != ACTIVATIONS and target.weight.codebook is not None
+    held = target.activation.bits if kind == ACTIVATIONS else target.weight.widths
     widths = _numbers(bits, flag)
     if not widths:
         if share is not None:
             raise UsageError(f"--budget says how much the widths of {flag} may take: give {flag}, such as {flag}=6,8")
         return None
-    if kind != ACTIVATIONS and target.weight.codebook is not None:
-        raise UsageError(f"target {target.name} stores indices of {target.weight.codebook} bits into a codebook: leave out --bits")
     if kind == ACTIVATIONS and not target.activation.symmetric:
         raise UsageError(f"narrow activations have zero point 0, and those of target {target.name} need not: leave out {flag}")
     missing = [b for b in widths if b not in held]
     if missing:
+        stored, key = ("indices into codebooks", "codebook") if coded else (what, "bits")
         raise UsageError(
-            f"target {target.name} stores {what} of {', '.join(str(b) for b in sorted(held))} bits, not of "
+            f"target {target.name} stores {stored} of {', '.join(str(b) for b in sorted(held))} bits, not of "
             f"{', '.join(map(str, missing))}: give {flag} among those, or a target file whose "
-            f'"{what[:-1]}" has the widths in "bits"'
+            f'"{what[:-1]}" has the widths in "{key}"'
         )
     if kind == ACTIVATIONS and max(held) > 8:
         raise UsageError(f"{flag} chooses among widths up to 8, and target {target.name} has {max(held)}: leave that one out of it")

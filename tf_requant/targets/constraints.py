@@ -200,8 +200,8 @@ def codebooks_hold_signed_symmetric_weights(target: "Target") -> bool:
 
 
 def costs_are_given_for_every_width(target: "Target") -> bool:
-    """A table of weight.costs gives each width of weight.bits {weight.bits} one cost, but they are {weight.costs}."""
-    wanted = {str(b) for b in target.weight.bits}
+    """A table of weight.costs gives each width of the weights {widths} one cost, but they are {weight.costs}."""
+    wanted = {str(b) for b in target.weight.widths}
     return all(set(table) == wanted and all(cost > 0 for cost in table.values()) for table in target.weight.costs.values())
 
 
@@ -364,6 +364,7 @@ def sentence(constraint: Callable[["Target"], bool], target: "Target") -> str:
     document = plain(target)
     document["unknown_sources"] = [path for path in target.sources if not resolves(document, path)]
     document |= {"unknown_requantizers": _unknown_requantizers(target), "most_products": _most_products(target)}
+    document["widths"] = list(target.weight.widths)
     return _JsonFormatter().vformat(" ".join((constraint.__doc__ or constraint.__name__).split()), (), document)
 
 

@@ -84,6 +84,8 @@ def complete(document: Mapping[str, Any]) -> dict[str, Any]:
     weight = dict(filled["weight"])
     listed = FILTER_OPS if weight["granularity"] == "channel" else ()
     weight.setdefault("per_channel_ops", [op for op in listed if op in filled["ops"]])
+    if isinstance(weight.get("codebook"), int):
+        weight["codebook"] = [weight["codebook"]]
     add, pool = dict(filled.get("add", {})), dict(filled.get("average_pool", {}))
     if add.get("style") in ADD_ROUNDING:
         add.setdefault("rounding", ADD_ROUNDING[add["style"]])

@@ -70,8 +70,9 @@ class WeightScheme:
         scale: which scales are allowed.
         granularity: one scale a tensor, or one an output channel for the ops in per_channel_ops.
         per_channel_ops: the ops whose weights may be per channel; every other op's are per tensor.
-        codebook: bits of an index where a tensor's codes are looked up in a table of 2^codebook levels; None without one.
-        costs: what one product takes at each width, by the name of the cost (cycles, energy, ...) and the width in digits.
+        codebook: where a tensor's codes are looked up in a table of its own: the widths that an index may have, b bits for 2^b
+            levels; None without one.
+        costs: what one product takes at each of `widths`, by the name of the cost (cycles, energy, ...) and the width in digits.
     """
 
     bits: tuple[int, ...] = (8,)
@@ -81,8 +82,13 @@ class WeightScheme:
     scale: Scale = "any"
     granularity: Literal["tensor", "channel"] = "tensor"
     per_channel_ops: tuple[str, ...] = ()
-    codebook: int | None = None
+    codebook: tuple[int, ...] | None = None
     costs: Mapping[str, Mapping[str, float]] = field(default_factory=dict, hash=False)
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """What a layer may store for each weight: a code of so many bits, or with a codebook an index."""
+        return self.codebook or self.bits
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Filters, codebooks and biases moved by gradient until the scores are the source's (distillation, without labels).
 
-A filter's codes are the rounded values of variables that start at the codes at hand; with a codebook, its levels are variables
-too, as in DDQ (arXiv 2106.02295), and each value belongs to the nearest. Rounding is straight-through.
+A filter's codes are the rounded values of variables that start at the codes at hand; with a codebook, its levels and its range
+are variables too, as in DDQ (arXiv 2106.02295), and each value belongs to the nearest level. Rounding is straight-through.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -12,14 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tf_requant.numerics.rounding import Rounding, round_real
+from tf_requant.training.adam import Adam
+from tf_requant.training.levels import LEVEL_RATE, RANGE_RATE, Levels, Range
 from tf_requant.training.network import Network, straight_through, tensorflow
 
 BATCH = 8
 """Samples whose gradients make one step."""
 PASSES = 2
 """Times that each sample is seen."""
-RATE, LEVEL_RATE, BIAS_RATE = 0.01, 0.05, 0.01
-"""Adam's, at first: of codes and of levels in steps of a filter, of biases in steps of what the layer writes; falls to none."""
+RATE, BIAS_RATE = 0.01, 0.01
+"""Adam's, at first: of codes in steps of a filter, of biases in steps of what the layer writes; each falls to none."""
 
 Progress = Callable[[int, int], None]
 Sample = Mapping[int, NDArray[np.float32]]
@@ -36,6 +38,7 @@ class Trained:
         levels: the only ones allowed, rising; None for every integer.
         bias: real values, float32[outputs], or None.
         step: of what it writes, in real units.
+        multiples: of the scale: the smallest and the largest that its range may move to; None where it stays.
     """
 
     codes: NDArray[np.float32]
@@ -44,6 +47,22 @@ class Trained:
     levels: NDArray[np.integer] | None
     bias: NDArray[np.float32] | None
     step: float
+    multiples: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Moved:
+    """What training made of a layer.
+
+    Attributes:
+        codes: of its filter, code minus zero point, int64 in the file's layout.
+        multiple: of its scale, float64 of as many as there are scales.
+        bias: real values, float64[outputs], or None.
+    """
+
+    codes: NDArray[np.int64]
+    multiple: NDArray[np.float64]
+    bias: NDArray[np.float64] | None
 
 
 def distilled(
@@ -52,8 +71,8 @@ def distilled(
     inputs: Sequence[Sample],
     wanted: Sequence[Sequence[NDArray[np.floating]]],
     progress: Progress | None = None,
-) -> dict[int, tuple[NDArray[np.int64], NDArray[np.float64] | None]]:
-    """(codes minus zero point, real bias) of each layer behind the training, by op.
+) -> dict[int, Moved]:
+    """Each layer behind the training, by op.
 
     Args:
         network: the result.
@@ -78,7 +97,7 @@ def distilled(
             loss = tf.add_n([tf.reduce_sum((y - x) ** 2) for y, x in zip(found, right)]) / power
         return tape.gradient(loss, every, unconnected_gradients=tf.UnconnectedGradients.ZERO)
 
-    order, adam = np.random.default_rng(0), _Adam(tf, every, rates)
+    order, adam = np.random.default_rng(0), Adam(tf, every, rates)
     steps = PASSES * -(-len(inputs) // BATCH)
     done = 0
     for _ in range(PASSES):
@@ -104,47 +123,28 @@ class _Variables:
     def __init__(self, tf: Any, layer: Trained) -> None:
         self._tf, self._layer = tf, layer
         self.codes = tf.Variable(layer.codes, dtype=tf.float32)
-        self.levels = None if layer.levels is None else tf.Variable(layer.levels, dtype=tf.float32)
+        self.levels = None if layer.levels is None else Levels(tf, layer.levels, layer.limits)
+        self.range = None if layer.multiples is None else Range(tf, layer.scale.shape, layer.multiples)
         self.bias = None if layer.bias is None else tf.Variable(layer.bias / layer.step, dtype=tf.float32)
-        pairs = ((self.codes, RATE), (self.levels, LEVEL_RATE), (self.bias, BIAS_RATE))
-        self.every = [v for v, _ in pairs if v is not None]
-        self.rates = [r for v, r in pairs if v is not None]
+        learned = ((self.levels, LEVEL_RATE), (self.range, RANGE_RATE))
+        pairs = [(self.codes, RATE), *((v.variable, r) for v, r in learned if v is not None)]
+        pairs += [] if self.bias is None else [(self.bias, BIAS_RATE)]
+        self.every, self.rates = [v for v, _ in pairs], [r for _, r in pairs]
 
     def filter(self) -> Any:
         """In real units."""
-        return self._rounded() * self._layer.scale
+        return self._rounded() * self._layer.scale * (1.0 if self.range is None else self.range())
 
     def real_bias(self) -> Any:
         return self.bias * self._layer.step
 
     def _rounded(self) -> Any:
-        tf, (low, high) = self._tf, self._layer.limits
         if self.levels is None:
-            return straight_through(tf, self.codes, low, high)
-        # A level's gradient is the sum over what belongs to it; a value's passes as if it were its level.
-        levels = tf.sort(straight_through(tf, self.levels, low, high))
-        middle = tf.stop_gradient((levels[1:] + levels[:-1]) / 2)
-        places = tf.searchsorted(middle, tf.reshape(tf.stop_gradient(self.codes), (-1,)), side="right")
-        return tf.reshape(tf.gather(levels, places), self.codes.shape) + self.codes - tf.stop_gradient(self.codes)
+            return straight_through(self._tf, self.codes, *self._layer.limits)
+        # A value's gradient passes as if it were its level.
+        return self.levels(self.codes) + self.codes - self._tf.stop_gradient(self.codes)
 
-    def result(self) -> tuple[NDArray[np.int64], NDArray[np.float64] | None]:
+    def result(self) -> Moved:
         codes = round_real(self._rounded().numpy().astype(np.float64), Rounding.HALF_EVEN).astype(np.int64)
-        return codes, None if self.bias is None else self.real_bias().numpy().astype(np.float64)
-
-
-class _Adam:
-    """Adam (arXiv 1412.6980) with a rate for each variable."""
-
-    def __init__(self, tf: Any, variables: Sequence[Any], rates: Sequence[float]) -> None:
-        self._tf, self._variables, self._rates, self._count = tf, variables, rates, 0
-        self._means = [tf.zeros_like(v) for v in variables]
-        self._squares = [tf.zeros_like(v) for v in variables]
-
-    def step(self, gradients: Sequence[Any], share: float) -> None:
-        """One step at a share of the rates."""
-        self._count += 1
-        for n, (variable, gradient, rate) in enumerate(zip(self._variables, gradients, self._rates)):
-            self._means[n] = 0.9 * self._means[n] + 0.1 * gradient
-            self._squares[n] = 0.999 * self._squares[n] + 0.001 * gradient**2
-            mean, square = self._means[n] / (1 - 0.9**self._count), self._squares[n] / (1 - 0.999**self._count)
-            variable.assign_sub(rate * share * mean / (self._tf.sqrt(square) + 1e-12))
+        multiple = np.ones(self._layer.scale.size) if self.range is None else np.ravel(self.range().numpy()).astype(np.float64)
+        return Moved(codes, multiple, None if self.bias is None else self.real_bias().numpy().astype(np.float64))

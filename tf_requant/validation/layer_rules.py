@@ -41,11 +41,11 @@ def weight_range(site: Site) -> Verdicts:
 
 
 def weight_codebook(site: Site) -> Verdicts:
-    """The weights of a layer take at most 2^{weight.codebook} different codes."""
-    weights, bits = _weights(site), site.target.weight.codebook
-    assert weights.data is not None and bits is not None
-    count = np.unique(weights.data).size
-    yield f"weights {weights.name!r} take {count} different codes, expected at most {2**bits}" if count > 2**bits else ""
+    """The weights of a layer take at most 2^b different codes, b an index's width in {weight.codebook}."""
+    weights, widths = _weights(site), site.target.weight.codebook
+    assert weights.data is not None and widths is not None
+    count, most = np.unique(weights.data).size, 2 ** max(widths)
+    yield f"weights {weights.name!r} take {count} different codes, expected at most {most}" if count > most else ""
 
 
 def weight_scales(site: Site) -> Verdicts:
