@@ -43,7 +43,7 @@ def define(values: absl_flags.FlagValues) -> None:
         "keep", [], "Keep ops whose code or output tensor matches this regular expression at the source's precision; "
         "may be repeated.", flag_values=values,
     )  # fmt: skip
-    widths = "Widths of the weights among the target's, such as 4,5,6,8: one for every layer, or several to choose among."
+    widths = "Widths of the weights (with codebooks, of indices) among the target's, such as 4,5,6,8: one, or some to choose among."
     text("bits", None, widths, flag_values=values)
     between = "Widths of the activations between layers, likewise, such as 6,8."
     text("activation_bits", None, between, flag_values=values)

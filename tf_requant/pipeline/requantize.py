@@ -125,8 +125,8 @@ def requantize(
         outputs: of a TF1 graph, the nodes to fetch; found likewise.
         input_stats: of a TF1 graph, (mean, deviation): real value = (pixel - mean) / deviation.
         weights: of a TF1 graph, `trained` to round filters from the floats that training left behind the codes.
-        bits: widths of the weights, among those of the target: one for every layer of the main graph, or several to choose
-            among.
+        bits: widths of the weights, or of their indices into codebooks, among those of the target: one for every layer of the
+            main graph, or several to choose among.
         activation_bits: widths of the activations between layers, likewise; inputs and outputs keep the target's first.
         budget: `weights:0.6`: the share of the widest width's bytes that the weights may take, `activations:0.8` that of the
             activations between layers, or both with a comma between them; the widths of least error within it are measured on the
