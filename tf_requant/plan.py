@@ -224,7 +224,7 @@ class WidthPlan:
         rows = [{what: i, "bits": b, "elements": self.elements[i]} for i, b in sorted(self.bits.items())]
         frontier = [asdict(point) | {"layers": {str(b): n for b, n in point.layers.items()}} for point in self.frontier]
         figures = {"bytes": self.bytes, "share": self.share, "predicted": self.predicted, "measured": self.measured}
-        figures |= {"budget": self.kind, "spent": self.spent}
+        figures |= {"budget": self.kind, "spent": self.spent, "codebook": self.codebook}
         return {"widest": self.widest, **figures, "layers": rows, "frontier": frontier}
 
     def table(self) -> str:

@@ -307,6 +307,13 @@ def test_a_codebook_is_written_with_packed_indices_that_decode_to_the_codes(bits
     assert seen == 17
 
 
+def test_an_index_takes_a_width_that_the_target_has() -> None:
+    target = load_target("nna_sym8_per_channel").derive(name="coded", weight={"codebook": [1, 4]})
+    result = tf_requant.requantize(model_path(), target.derive(weight={"codebook": 2}), corrections="none")
+    program = from_bytes(export(result.model_bytes, target, np.load(evaluation_path())["images"][:1], samples=1).program_bytes)
+    assert {(written.bits, len(written.codebook)) for written in program.tensors if written.codebook} == {(4, 4)}
+
+
 def test_narrow_weights_are_written_with_their_width() -> None:
     target = load_target("nna_sym8_per_channel").derive(name="narrow", weight={"bits": [8, 5]})
     result = tf_requant.requantize(model_path(), target, bits=5)

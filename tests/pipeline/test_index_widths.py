@@ -71,6 +71,19 @@ def test_each_filter_keeps_to_the_table_that_was_chosen_for_it() -> None:
     assert check_legality(result.model, CODED).legal
 
 
+def test_reports_know_no_width_that_the_target_has_not() -> None:
+    """A filter of few different weights takes the smallest width there is for it, not the smallest imaginable."""
+    b = builders.Builder()
+    x, y = b.activation([1, 12], "int8", 0.05, 0), b.activation([1, 8], "int8", 0.05, 0)
+    few = b.tensor([8, 12], "int8", 0.01, data=np.random.default_rng(0).choice([-90, -20, 0, 40, 100], (8, 12)).astype(np.int8))
+    b.op("FULLY_CONNECTED", [x, few, b.bias(x, few, 8, "int8")], [y], "FullyConnectedOptions")
+    target = CODED.derive(name="two", weight={"codebook": [2, 4]})
+    result = tf_requant.requantize(b.finish([x], [y]), target, bits=4, corrections="none")
+    (row,) = result.report.weights
+    assert (row.bits, row.levels) == (4, 5) and "as indices, codebooks included: 1 layer at 4 bits" in str(result.report)
+    assert result.report.widths[0].to_dict()["codebook"] is True
+
+
 def test_tables_count_towards_the_budget() -> None:
     (choice,) = found(0.75).report.widths
     elements = choice.elements

@@ -16,7 +16,7 @@ from tf_requant.pipeline.calibrate import products
 from tf_requant.pipeline.correct import Corrector
 from tf_requant.pipeline.simulate import checked_model
 from tf_requant.pipeline.width_errors import WidthErrors
-from tf_requant.pipeline.widths import Search
+from tf_requant.pipeline.widths import Search, _is_clear
 from tf_requant.planning.wishes import Wishes
 from tf_requant.sample import calibration_path, evaluation_path, model_path
 from tf_requant.simulator.profiles import TFLITE_REF
@@ -56,15 +56,18 @@ def test_the_codes_in_the_file_are_within_the_budget_and_the_target(budget: floa
     assert all(by_name[graph.tensors[graph.ops[i].outputs[0]].name] <= bits for i, bits in choice.bits.items())
 
 
-def test_mixed_widths_beat_the_best_uniform_one_of_the_same_size() -> None:
-    """At 0.75 of the bytes six bits everywhere fit as well; the scores' error decides, on images that nothing saw."""
-    uniform = tf_requant.requantize(model_path(), MIXED, calibration=calibration(), bits=6)
-    data = np.load(evaluation_path())["images"]
-    one, other = (
-        tf_requant.validate(r.model_bytes, reference=model_path(), data=data, target=MIXED, layers=0).quality["litert"]
-        for r in (found(0.75), uniform)
-    )
-    assert one.sqnr > other.sqnr and one.agreement >= other.agreement - 0.01
+def test_mixed_widths_beat_uniform_ones_of_the_same_size() -> None:
+    """Beside five and six bits everywhere, on images that nothing saw; together, since half a decibel of each is chance."""
+    data, decibels = np.load(evaluation_path())["images"], []
+    for bits in (5, 6):
+        uniform = tf_requant.requantize(model_path(), MIXED, calibration=calibration(), bits=bits)
+        one, other = (
+            tf_requant.validate(r.model_bytes, reference=model_path(), data=data, target=MIXED, layers=0).quality["litert"]
+            for r in (found(bits / 8), uniform)
+        )
+        assert one.agreement >= other.agreement - 0.01
+        decibels.append(one.sqnr - other.sqnr)
+    assert sum(decibels) > 0.5
 
 
 def test_the_frontier_is_monotone_and_the_prediction_adds_up() -> None:
@@ -72,6 +75,21 @@ def test_the_frontier_is_monotone_and_the_prediction_adds_up() -> None:
     shares, errors = [p.share for p in choice.frontier], [p.error for p in choice.frontier]
     assert len(shares) > 10 and shares == sorted(shares, reverse=True) and errors == sorted(errors)
     assert errors[0] == 0 and shares[-1] == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(
+    ("gain", "error", "clear"),
+    [
+        ([0.1, 0.1, 0.1, 0.1], [1.0] * 4, True),
+        ([0.01, 0.01, 0.01, 0.01], [1.0] * 4, False),  # 1 % of the error
+        ([0.5, -0.1, 0.4, -0.1], [1.0] * 4, False),  # 17 %, and a standard error of 16 %
+        ([-0.1, -0.1, -0.1, -0.1], [1.0] * 4, False),
+        ([0.1], [1.0], True),  # one sample has no spread
+        ([0.0, 0.0], [0.0, 0.0], False),
+    ],
+)
+def test_an_exchange_is_kept_where_samples_agree_on_it(gain: list[float], error: list[float], clear: bool) -> None:
+    assert _is_clear(np.array(gain), np.array(error)) is clear
 
 
 def test_predicted_and_measured_errors_rank_plans_alike() -> None:

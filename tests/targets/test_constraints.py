@@ -82,6 +82,8 @@ EXAMPLES: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
         WINOGRAD, {"accumulator": {"when": "each_step"}}, 'Got accumulator.when "each_step"'),
     "codebooks_hold_signed_symmetric_weights": (
         UNSIGNED, {"weight": {"codebook": 4}}, "but weight.codebook is [4]"),
+    "indices_are_no_wider_than_codes": (
+        FREE, {"weight": {"bits": [4], "codebook": [3, 5]}}, "holds codes of weight.bits [4], so b is no more. Got weight.codebook [3, 5]"),
     "costs_are_given_for_every_width": (
         FREE, {"weight": {"costs": {"cycles": {"4": 1.0}}}}, 'each width of the weights [8] one cost, but they are {"cycles": {"4": 1}}'),
     "costs_have_names_of_their_own": (

@@ -14,6 +14,7 @@ from tf_requant.model import graph as source
 from tf_requant.model.ops import info
 from tf_requant.model.quant import INT_BITS, QuantParams
 from tf_requant.numerics.arithmetic import Arithmetic
+from tf_requant.numerics.codebook import index_width
 from tf_requant.numerics.integers import signed_width
 from tf_requant.simulator.profiles import TFLITE_REF
 from tf_requant.simulator.simulator import Placed
@@ -58,7 +59,7 @@ def lower(
     placed: Sequence[Placed],
     host: Mapping[int, str],
     bias_bits: int = 32,
-    codebook: bool = False,
+    codebook: tuple[int, ...] | None = None,
 ) -> Program:
     """The program of a graph: one op for each op, one tensor for each tensor, under the same indices.
 
@@ -68,7 +69,7 @@ def lower(
         placed: how the simulator runs each op.
         host: ops that the target's rules leave to the host all the same, by index, with the reason.
         bias_bits: width in which the target stores a bias.
-        codebook: whether the target stores filters as indices into a table of their codes.
+        codebook: the widths of an index, where the target stores filters as indices into a table of their codes.
     """
     tensors, buffers = _tensors(graph)
     filters = {
@@ -115,7 +116,11 @@ def _tensors(graph: source.Graph) -> tuple[tuple[Tensor, ...], tuple[Buffer, ...
 
 
 def _stored(
-    graph: source.Graph, tensors: tuple[Tensor, ...], buffers: tuple[Buffer, ...], filters: set[int], codebook: bool
+    graph: source.Graph,
+    tensors: tuple[Tensor, ...],
+    buffers: tuple[Buffer, ...],
+    filters: set[int],
+    codebook: tuple[int, ...] | None,
 ) -> tuple[tuple[Tensor, ...], tuple[Buffer, ...]]:
     """Filters at the width that the accelerator has to hold: of their largest code, or of an index into their codes."""
     found, more = list(tensors), list(buffers)
@@ -123,11 +128,11 @@ def _stored(
         data, quant = graph.tensors[t].data, graph.tensors[t].quant
         if data is None or quant is None or data.dtype != np.int8 or quant.zero_point.any():
             continue
-        if not codebook:
+        if codebook is None:
             found[t] = replace(found[t], bits=signed_width(int(data.min(initial=0)), int(data.max(initial=0))))
             continue
         levels, indices = np.unique(data, return_inverse=True)
-        bits = max(1, (levels.size - 1).bit_length())
+        bits = index_width(levels.size, codebook)
         planes = (indices.reshape(-1, 1) >> np.arange(bits)) & 1
         packed = np.packbits(planes.astype(np.uint8), bitorder="little").tobytes()
         found[t] = replace(found[t], bits=bits, codebook=tuple(levels.tolist()), indices=len(more))

@@ -5,6 +5,8 @@ error are k-means in one dimension, which dynamic programming solves exactly whe
 file are): between two neighbouring levels each value belongs to the nearer one.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -104,6 +106,20 @@ def nearest(values: Array, levels: NDArray[np.integer]) -> Array:
     """
     middle = (levels[1:] + levels[:-1]) / 2
     return np.asarray(levels[np.searchsorted(middle, values, side="right")], np.float64)
+
+
+def index_width(levels: int, widths: Sequence[int]) -> int:
+    """Bits of an index into so many levels: the smallest width that there is for it.
+
+    >>> index_width(5, (2, 4)), index_width(5, ())
+    (4, 3)
+
+    Args:
+        levels: how many.
+        widths: those that a decoder knows; where none holds the levels, what they need.
+    """
+    needed = max(1, (levels - 1).bit_length())
+    return min((width for width in widths if width >= needed), default=needed)
 
 
 def _nearest_integer(values: Array) -> Array:

@@ -20,7 +20,7 @@ from tf_requant.plan import ConstantPlan, GraphPlan
 from tf_requant.training.distillation import Moved, Sample, Trained, distilled
 from tf_requant.training.network import Network
 
-_OCTAVE = 2.0
+OCTAVE = 2.0
 """A range moves no further than this either way."""
 
 
@@ -99,15 +99,15 @@ def _layer(source: Graph, graph: Graph, run: Pass, index: int, origin: int) -> T
     levels = None if planned.levels is None else np.unique(codes)
     multiples = None
     if levels is not None and not (bias is None and has_bias(op, position)):  # a bias that stays needs the unit that it has
-        multiples = multiples_of(run.layer(source, graph, index, origin, planned))
+        multiples = _multiples(run.layer(source, graph, index, origin, planned))
     return Trained(codes.astype(np.float32), np.asarray(scale, np.float32), (low, high), levels, bias, step, multiples)
 
 
-def multiples_of(layer: Layer) -> tuple[float, float] | None:
+def _multiples(layer: Layer) -> tuple[float, float] | None:
     """Between which multiples of its scale a codebook's range may move; None for a power of two, which moves by octaves."""
     if layer.power_of_two:
         return None
-    least, most = max(layer.bias_share, layer.multiples[0], 1 / _OCTAVE), min(layer.multiples[1], _OCTAVE)
+    least, most = max(layer.bias_share, layer.multiples[0], 1 / OCTAVE), min(layer.multiples[1], OCTAVE)
     return min(least, 1.0), max(most, 1.0)
 
 
@@ -122,8 +122,9 @@ def _constants(
     params = rescaled(weights.quant, weights.quant.scale * layer.multiple)
     step = np.asarray(held.step) / (layer.multiple if layer.multiple.size > 1 else layer.multiple[0])
     reason = f"{held.reason}; {DISTILLATION} moved {100 * float(np.mean(codes != weights.data)):.1f} % of the codes"
-    if (layer.multiple != 1).any():
-        reason += f" and the range to {layer.multiple.mean():.3f} of what it was"
+    least, most = f"{layer.multiple.min():.3f}", f"{layer.multiple.max():.3f}"
+    if {least, most} != {"1.000"}:
+        reason += f" and its range to {least}{'' if least == most else f'..{most}'} of what it was"
     found = {(origin, 1): held.with_(params=params, step=step, codes=codes, reason=reason)}
     if layer.bias is not None:
         bias = graph.tensors[op.inputs[position]].quant

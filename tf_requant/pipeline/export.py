@@ -135,7 +135,7 @@ def export(
     with Simulation(loaded, aim) as simulation:
         graph = simulation.model.main
         placed = [place for _, place in simulation.report.placed]
-        program = lower(graph, simulation.arithmetic, placed, host, aim.bias.bits, aim.weight.codebook is not None)
+        program = lower(graph, simulation.arithmetic, placed, host, aim.bias.bits, aim.weight.codebook)
         fed, count = split_inputs(graph, _codes(simulation.model, data, samples))
         runs = []
         for number, sample in enumerate(fed):

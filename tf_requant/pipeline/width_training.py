@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from tf_requant.calibration.statistics import Calibration
 from tf_requant.pipeline.correct import Corrector
-from tf_requant.pipeline.distill import multiples_of, real_inputs, source_scores
+from tf_requant.pipeline.distill import OCTAVE, real_inputs, source_scores
 from tf_requant.pipeline.reconstruct import Pass, Progress
 from tf_requant.pipeline.trials import Trials
 from tf_requant.pipeline.width_errors import at_the_widest, layers_of
@@ -75,7 +75,7 @@ class TrainedWidths:
         network = Network(trials.result.main, trials.judged)
         run = Pass(trials.source, trials.result, trials.plan.graphs[0], corrector.target, frozenset(), trials.arithmetic)
         origins = {i: origin for i, origin in run.pairs().items() if i in network.ops and origin in self.elements}
-        blocks = {i: self._block(run, i, origin) for i, origin in origins.items()}
+        blocks = {i: self._block(i, origin) for i, origin in origins.items()}
         _, judging, learning = trials.parts()
         samples = corrector.samples(self.calibration, 0)(trials.result)
         chosen = [n for n in range(len(samples.source)) if n in set(learning)] or list(judging)
@@ -90,16 +90,16 @@ class TrainedWidths:
             unlikely = -np.log(np.maximum(chances, _UNLIKELY))
             self.errors[origins[index]] = dict(zip(sorted(self.widths), unlikely.tolist()))
 
-    def _block(self, run: Pass, index: int, origin: int) -> Widths:
+    def _block(self, index: int, origin: int) -> Widths:
         source, graph, plan = self.trials.source.main, self.trials.result.main, self.trials.plan.graphs[0]
         weights, widths = graph.tensors[graph.ops[index].inputs[1]], sorted(self.widths)
         targets = [narrowed(self.corrector.target, bits) for bits in widths]
         planned = [plan_layer(source, target, origin, plan.activations)[origin, 1] for target in targets]
         steps = [np.asarray(one.params.along(len(weights.shape))[0], np.float32) for one in planned]
         costs = [self.costs[origin][bits] for bits in widths]
-        if all(one.codes is not None and one.levels is not None for one in planned):
+        if self.corrector.target.weight.codebook is not None:
             levels, limits = [np.unique(one.codes) for one in planned], weight_limits(self.corrector.target)
-            multiples = multiples_of(run.layer(source, graph, index, origin, plan.constants[origin, 1]))
+            multiples = None if self.corrector.target.weight.scale == "power_of_two" else (1 / OCTAVE, OCTAVE)
             return Codebooks(constant(weights), steps, levels, limits, multiples, costs)
         # Where the widest keeps the source's one scale, narrower ones may have one a channel.
         return Block(constant(weights), np.broadcast_arrays(*steps), [weight_limits(target)[1] for target in targets], costs)

@@ -182,16 +182,16 @@ class Search:
         chosen, measured, kept = self._exchanged(chosen, first, budget * whole)
         widths, what = ", ".join(map(str, sorted(one.widths))), NOUNS.get(self.kind, "layers")
         spent = sum(self.cost(i, b) for i, b in chosen.items()) / whole
-        limited = "bytes" if self.kind in (WEIGHTS, ACTIVATIONS) else self.kind
+        limited, coded = "bytes" if self.kind in (WEIGHTS, ACTIVATIONS) else self.kind, _coded(one.corrector, self.kind)
+        width = f"{widths} bits{' of an index' if coded else ''}"
         note = (
-            f"widths: {len(one.elements)} {what} among {widths} bits, {one.how}; they take {spent:.3f} of the {limited} at "
-            f"{one.widest}; {kept} exchange{'' if kept == 1 else 's'} of bits between them "
-            f"took the scores' squared error on {len(one.trials.parts()[1])} others from {decibels(first.sum())} to "
+            f"widths: {len(one.elements)} {what} among {width}, {one.how}; "
+            f"they take {spent:.3f} of the {limited} at {one.widest}; {kept} exchange{'' if kept == 1 else 's'} of bits "
+            f"between them took the scores' squared error on {len(one.trials.parts()[1])} others from {decibels(first.sum())} to "
             f"{decibels(measured.sum())} dB of their own, ahead of the corrections"
         )
-        known = (self.predicted(chosen), float(measured.sum()), self._frontier(whole))
-        known = known if one.predicts else (None, known[1], ())
-        coded = _coded(one.corrector, self.kind)
+        error = float(measured.sum())
+        known = (self.predicted(chosen), error, self._frontier(whole)) if one.predicts else (None, error, ())
         return WidthPlan(chosen, one.elements, one.widest, *known, note, self.kind, spent, coded)
 
     def _allocated(self, bits: float) -> dict[int, int] | None:

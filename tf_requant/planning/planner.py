@@ -24,8 +24,9 @@ from tf_requant.planning.constants import accumulator_scale, least_filter_scale,
 from tf_requant.planning.gains import Link, choose_gains
 from tf_requant.planning.noise import link_weight, noise_of_classes
 from tf_requant.planning.places import place_ops
-from tf_requant.planning.ranges import ValueRange, implied_activation, is_compared, value_range
+from tf_requant.planning.ranges import UNSEEN, ValueRange, implied_activation, is_compared, value_range
 from tf_requant.planning.schemes import activation_dtype, expressible, is_narrow, narrowed, per_channel, stored_in
+from tf_requant.planning.shares import is_mean, rounding_shares
 from tf_requant.planning.weights import Histogram, by_channel, histogram, plan_filter
 from tf_requant.planning.wishes import Wishes
 from tf_requant.targets import Target
@@ -224,10 +225,15 @@ def _class_values(
     compared = any(is_compared(graph, m) for m in members)
     alike = all(m in counted and quant.identical(graph.tensors[m].quant) for m in members)
     # Scores are not clipped, however rare the best of them: they decide.
-    counts = np.sum([counted[m] for m in members], axis=0) if alike and named is None and not compared else None
+    shares = rounding_shares(graph, members) if alike and named is None and not compared else {}
+    shares = {m: share for m, share in shares.items() if share and counted[m].any()}
+    counts = np.sum([share * counted[m] / counted[m].sum() for m, share in shares.items()], axis=0) if shares else None
+    # A mean of values that are all in reach is: what may still come is the others'.
+    others = [share for m, share in shares.items() if not is_mean(graph, m, members)]
+    unseen = UNSEEN * sum(others) / sum(shares.values()) if shares else UNSEEN
     lowest = code_limits(quant.dtype)[0] - int(quant.zero_point[0])
     edges = values.edges or rectified or compared
-    return quant, ValueRange(values.scale, low, high, clamp, rectified, edges, counts, lowest)
+    return quant, ValueRange(values.scale, low, high, clamp, rectified, edges, counts, lowest, unseen)
 
 
 def _unclamped(

@@ -12,7 +12,8 @@ from tf_requant.model.quant import QuantParams, code_limits
 
 _COMPARE = ("SOFTMAX", "LOG_SOFTMAX", "ARG_MAX", "ARG_MIN")
 _SAMPLES = 129
-_UNSEEN = 0.01
+UNSEEN = 0.01
+"""Of values that data never had, which a clip would cut off: errors of one sign, that cost more than their squares."""
 RANGE_OVER_DEVIATION = 9.5
 """A training-time range is the extreme of some 10^5 to 10^6 near-normal values: about 4.75 deviations a side."""
 
@@ -28,8 +29,10 @@ class ValueRange:
         clamp: the v at which a fused RELU6 clamps, where that is what bounds `high`; else None.
         rectified: whether a RELU or RELU6 wrote it, so that a target may hold it unsigned.
         edges: whether extreme values are common (inputs, rectified tensors) or decisive (scores), and not rare tails.
-        counts: how often each code of the source occurred on data, from the type's lowest code on; None without data.
+        counts: how often each code of the source occurred on data, from the type's lowest code on, in any unit; None without
+            data.
         lowest: v of the type's lowest code, which `counts` starts at.
+        unseen: the probability that the assumption keeps beside data.
     """
 
     scale: float
@@ -38,14 +41,15 @@ class ValueRange:
     clamp: int | None = None
     rectified: bool = False
     edges: bool = False
-    counts: NDArray[np.int64] | None = None
+    counts: NDArray[np.float64] | None = None
     lowest: int = 0
+    unseen: float = UNSEEN
 
     @property
     def key(self) -> tuple[object, ...]:
         """What two equal ranges have in common."""
         counted = None if self.counts is None else self.counts.tobytes()
-        return self.scale, self.low, self.high, self.clamp, self.rectified, self.edges, counted
+        return self.scale, self.low, self.high, self.clamp, self.rectified, self.edges, counted, self.unseen
 
     @property
     def span(self) -> float:
@@ -62,7 +66,7 @@ class ValueRange:
         # What the samples never reached may still come: the assumption keeps a small share.
         values = np.concatenate([seen + float(self.lowest), assumed[0]])
         share = self.counts[seen] / self.counts.sum()
-        return values, np.concatenate([(1 - _UNSEEN) * share, _UNSEEN * assumed[1]])
+        return values, np.concatenate([(1 - self.unseen) * share, self.unseen * assumed[1]])
 
     @property
     def variance(self) -> float:

@@ -163,7 +163,7 @@ def build(
     found = [row for i, g in enumerate(result.graphs) if result is not source for row in accumulator_bounds(i, g)]
     bounds = [row for row in found if (row.graph, row.name) not in left]
     graphs = [] if result is source else result.graphs
-    stored = [row for i, g in enumerate(graphs) for row in stored_weights(i, g, target.weight.codebook is not None)]
+    stored = [row for i, g in enumerate(graphs) for row in stored_weights(i, g, target.weight.codebook)]
     return Report(
         target.name,
         ops,
@@ -185,7 +185,8 @@ def _storage_line(weights: tuple[StoredWeights, ...]) -> str:
     """What the weights take, and at which widths."""
     counts = Counter(row.bits for row in weights)
     layers = ", ".join(f"{n} layer{'s' if n > 1 else ''} at {b} bits" for b, n in sorted(counts.items()))
-    return f"weights: {sum(row.bytes for row in weights):,.0f} bytes at the width of their largest codes: {layers}"
+    how = "as indices, codebooks included" if any(row.levels for row in weights) else "at the width of their largest codes"
+    return f"weights: {sum(row.bytes for row in weights):,.0f} bytes {how}: {layers}"
 
 
 def _rows(index: int, graph: Graph, plan: GraphPlan) -> list[TensorRow]:

@@ -10,6 +10,7 @@ import numpy as np
 
 from tf_requant.model.graph import Graph
 from tf_requant.model.ops import info
+from tf_requant.numerics.codebook import index_width
 from tf_requant.numerics.integers import signed_width
 from tf_requant.plan import GraphPlan
 
@@ -38,7 +39,7 @@ class StoredWeights:
         return self.elements * self.bits / 8 + self.levels
 
 
-def stored_weights(index: int, graph: Graph, codebook: bool = False) -> list[StoredWeights]:
+def stored_weights(index: int, graph: Graph, codebook: tuple[int, ...] | None = None) -> list[StoredWeights]:
     """The filters of a graph's layers.
 
     A code with a zero point takes its type's width. One without takes the bits of its magnitude and a sign.
@@ -46,7 +47,7 @@ def stored_weights(index: int, graph: Graph, codebook: bool = False) -> list[Sto
     Args:
         index: the subgraph's.
         graph: the graph.
-        codebook: whether the target stores indices into a table of each filter's different codes.
+        codebook: the widths of an index, where the target stores indices into a table of each filter's different codes.
     """
     found = []
     for op in graph.ops:
@@ -58,9 +59,9 @@ def stored_weights(index: int, graph: Graph, codebook: bool = False) -> list[Sto
             continue
         low, high = int(weights.data.min(initial=0)), int(weights.data.max(initial=0))
         bits, levels = 8 * weights.data.dtype.itemsize, 0
-        if codebook:
+        if codebook is not None:
             levels = int(np.unique(weights.data).size)
-            bits = max(1, (levels - 1).bit_length())
+            bits = index_width(levels, codebook)
         elif weights.data.dtype.kind == "i" and not weights.quant.zero_point.any():
             bits = signed_width(low, high)
         found.append(StoredWeights(index, graph.tensors[op.outputs[0]].name, weights.data.size, bits, levels))

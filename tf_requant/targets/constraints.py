@@ -199,6 +199,14 @@ def codebooks_hold_signed_symmetric_weights(target: "Target") -> bool:
     return target.weight.codebook is None or (target.weight.signed and target.weight.symmetric)
 
 
+def indices_are_no_wider_than_codes(target: "Target") -> bool:
+    """A codebook of 2^b levels holds codes of weight.bits {weight.bits}, so b is no more.
+
+    Got weight.codebook {weight.codebook}.
+    """
+    return target.weight.codebook is None or max(target.weight.codebook) <= max(target.weight.bits)
+
+
 def costs_are_given_for_every_width(target: "Target") -> bool:
     """A table of weight.costs gives each width of the weights {widths} one cost, but they are {weight.costs}."""
     wanted = {str(b) for b in target.weight.widths}
@@ -332,6 +340,7 @@ CONSTRAINTS: tuple[Callable[["Target"], bool], ...] = (
     narrow_activations_are_symmetric,
     weights_fit_a_tflite_file,
     codebooks_hold_signed_symmetric_weights,
+    indices_are_no_wider_than_codes,
     costs_are_given_for_every_width,
     costs_have_names_of_their_own,
     wide_activations_are_symmetric,

@@ -1,0 +1,99 @@
+"""Tensors that share parameters count by what their own rounding does behind them, not by their elements."""
+
+import numpy as np
+import pytest
+
+import tf_requant
+from tests import builders
+from tf_requant.model.graph import Graph
+from tf_requant.numerics.affine import reexpress
+from tf_requant.pipeline.simulate import checked_model
+from tf_requant.planning.ranges import UNSEEN
+from tf_requant.planning.shares import averaged, rounding_shares
+from tf_requant.targets import load_target
+
+SIDE = 4
+
+
+def pooled(code: str = "AVERAGE_POOL_2D", read_again: bool = False) -> bytes:
+    """x -> RELU conv -> average of the whole map -> RESHAPE -> FULLY_CONNECTED; the map may be read by a second layer."""
+    b = builders.Builder()
+    x = b.activation([1, SIDE, SIDE, 2], "int8", 0.02, 0)
+    made = b.activation([1, SIDE, SIDE, 3], "int8", 0.05, -128)
+    mean, flat = b.activation([1, 1, 1, 3], "int8", 0.05, -128), b.activation([1, 3], "int8", 0.05, -128)
+    w, v = b.filter([3, 1, 1, 2], "int8"), b.filter([5, 3], "int8")
+    out = b.activation([1, 5], "int8", 0.1, 0)
+    b.op("CONV_2D", [x, w, b.bias(x, w, 3, "int8")], [made], "Conv2DOptions", strideW=1, strideH=1, fusedActivationFunction=1)
+    if code == "MEAN":
+        b.op("MEAN", [made, b.integers([1, 2])], [mean], "ReducerOptions", keepDims=True)
+    else:
+        b.op(code, [made], [mean], "Pool2DOptions", filterHeight=SIDE, filterWidth=SIDE, strideW=SIDE, strideH=SIDE, padding=1)
+    b.op("RESHAPE", [mean, b.integers([1, 3])], [flat], "ReshapeOptions", newShape=[1, 3])
+    b.op("FULLY_CONNECTED", [flat, v, b.bias(flat, v, 5, "int8")], [out], "FullyConnectedOptions")
+    outputs = [out]
+    if read_again:
+        u = b.filter([2, 1, 1, 3], "int8")
+        other = b.activation([1, SIDE, SIDE, 2], "int8", 0.1, 0)
+        b.op("CONV_2D", [made, u, b.bias(made, u, 2, "int8")], [other], "Conv2DOptions", strideW=1, strideH=1)
+        outputs.append(other)
+    return b.finish([x], outputs)
+
+
+def graph_of(model: bytes) -> tuple[Graph, list[int]]:
+    """The graph, and the class of what the first layer writes, its mean and the copy of that."""
+    graph = checked_model(model).main
+    made = graph.ops[0].outputs[0]
+    mean = graph.ops[1].outputs[0]
+    return graph, [made, mean, graph.ops[2].outputs[0]]
+
+
+@pytest.mark.parametrize("code", ["AVERAGE_POOL_2D", "MEAN"])
+def test_a_map_counts_as_one_in_so_many_values_of_its_mean_and_a_copy_not_at_all(code: str) -> None:
+    graph, members = graph_of(pooled(code))
+    made, mean, copy = members
+    assert averaged(graph, graph.ops[1]) == SIDE**2 and averaged(graph, graph.ops[0]) == 1
+    assert rounding_shares(graph, members) == {made: 1 / SIDE**2, mean: 1.0, copy: 0.0}
+
+
+def test_what_reads_the_map_besides_counts_too() -> None:
+    graph, members = graph_of(pooled(read_again=True))
+    assert list(rounding_shares(graph, members).values()) == [1 + 1 / SIDE**2, 1.0, 0.0]
+
+
+def test_the_largest_of_a_window_is_a_copy() -> None:
+    graph, members = graph_of(pooled("MAX_POOL_2D"))
+    assert list(rounding_shares(graph, members).values()) == [1.0, 0.0, 0.0]
+
+
+def test_a_class_of_one_and_a_score_have_all_of_their_own() -> None:
+    graph, (made, *_) = graph_of(pooled())
+    score = graph.outputs[0]
+    assert rounding_shares(graph, [made]) == {made: 1.0} and rounding_shares(graph, [score]) == {score: 1.0}
+
+
+def test_the_mean_of_a_map_chooses_the_scale_of_both() -> None:
+    """The scale of least error, of the codes that occurred, the map's in its share: recomputed by trying a grid of scales."""
+    model = pooled()
+    graph, (made, mean, _) = graph_of(model)
+    random = np.random.default_rng(0)
+    data = random.normal(0, 12, (200, SIDE, SIDE, 2)).clip(-128, 127).astype(np.int8)
+    data[random.random(data.shape) < 0.02] = 127  # rare, and far above the rest: the mean hardly holds them
+    observed = tf_requant.calibrate(model, data)
+    target = load_target("nna_sym8_per_channel")
+    result = tf_requant.requantize(model, target, calibration=observed, corrections="thresholds")
+    plan = result.plan.graphs[0].activations
+    assert plan[made].params is plan[mean].params or plan[made].params.identical(plan[mean].params)
+    chosen = float(plan[made].params.scale[0]) / 0.05
+    values = np.arange(256.0)
+    shares = {made: observed.histograms[made] / SIDE**2, mean: observed.histograms[mean].astype(float)}
+    weighed = sum(h / observed.histograms[t].sum() for t, h in shares.items())
+    plain = sum(observed.histograms[t] for t in shares).astype(float)
+    parts = ((weighed, UNSEEN / (1 + SIDE**2)), (plain, UNSEEN))  # only the map may leave what was seen
+    weighed, plain = (u / 256 + p / p.sum() * (1 - u) for p, u in parts)
+
+    def error(scale: float, p: np.ndarray) -> float:
+        return float(((reexpress(values, 1 / scale, -127, 127) * scale - values) ** 2) @ p / p.sum())
+
+    tried = np.linspace(0.6, 1.0, 17) * 255 / 127
+    assert error(chosen, weighed) <= 1.02 * min(error(s, weighed) for s in tried)
+    assert min(tried, key=lambda s: error(s, weighed)) < min(tried, key=lambda s: error(s, plain))
