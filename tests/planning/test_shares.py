@@ -8,7 +8,7 @@ from tests import builders
 from tf_requant.model.graph import Graph
 from tf_requant.numerics.affine import reexpress
 from tf_requant.pipeline.simulate import checked_model
-from tf_requant.planning.ranges import UNSEEN
+from tf_requant.planning.ranges import UNSEEN, unseen_share
 from tf_requant.planning.shares import averaged, rounding_shares
 from tf_requant.targets import load_target
 
@@ -88,7 +88,8 @@ def test_the_mean_of_a_map_chooses_the_scale_of_both() -> None:
     shares = {made: observed.histograms[made] / SIDE**2, mean: observed.histograms[mean].astype(float)}
     weighed = sum(h / observed.histograms[t].sum() for t, h in shares.items())
     plain = sum(observed.histograms[t] for t in shares).astype(float)
-    parts = ((weighed, UNSEEN / (1 + SIDE**2)), (plain, UNSEEN))  # only the map may leave what was seen
+    # Only the map may leave what was seen, and by as much as codes that it had once say.
+    parts = ((weighed, unseen_share(observed.histograms[made]) / (1 + SIDE**2)), (plain, UNSEEN))
     weighed, plain = (u / 256 + p / p.sum() * (1 - u) for p, u in parts)
 
     def error(scale: float, p: np.ndarray) -> float:
@@ -97,3 +98,9 @@ def test_the_mean_of_a_map_chooses_the_scale_of_both() -> None:
     tried = np.linspace(0.6, 1.0, 17) * 255 / 127
     assert error(chosen, weighed) <= 1.02 * min(error(s, weighed) for s in tried)
     assert min(tried, key=lambda s: error(s, weighed)) < min(tried, key=lambda s: error(s, plain))
+
+
+def test_more_data_leave_less_for_what_never_occurred() -> None:
+    few, many = np.array([0, 3, 1, 1, 0]), np.array([0, 3000, 1000, 900, 0])
+    assert unseen_share(few) == 0.5 and unseen_share(many) == pytest.approx(1 / 4901)
+    assert unseen_share(np.zeros(5, np.int64)) == 1

@@ -24,7 +24,7 @@ from tf_requant.planning.constants import accumulator_scale, least_filter_scale,
 from tf_requant.planning.gains import Link, choose_gains
 from tf_requant.planning.noise import link_weight, noise_of_classes
 from tf_requant.planning.places import place_ops
-from tf_requant.planning.ranges import UNSEEN, ValueRange, implied_activation, is_compared, value_range
+from tf_requant.planning.ranges import UNSEEN, ValueRange, implied_activation, is_compared, unseen_share, value_range
 from tf_requant.planning.schemes import activation_dtype, expressible, is_narrow, narrowed, per_channel, stored_in
 from tf_requant.planning.shares import is_mean, rounding_shares
 from tf_requant.planning.weights import Histogram, by_channel, histogram, plan_filter
@@ -228,12 +228,22 @@ def _class_values(
     shares = rounding_shares(graph, members) if alike and named is None and not compared else {}
     shares = {m: share for m, share in shares.items() if share and counted[m].any()}
     counts = np.sum([share * counted[m] / counted[m].sum() for m, share in shares.items()], axis=0) if shares else None
-    # A mean of values that are all in reach is: what may still come is the others'.
-    others = [share for m, share in shares.items() if not is_mean(graph, m, members)]
-    unseen = UNSEEN * sum(others) / sum(shares.values()) if shares else UNSEEN
+    unseen = _unseen(graph, members, shares, counted)
     lowest = code_limits(quant.dtype)[0] - int(quant.zero_point[0])
     edges = values.edges or rectified or compared
     return quant, ValueRange(values.scale, low, high, clamp, rectified, edges, counts, lowest, unseen)
+
+
+def _unseen(
+    graph: Graph, members: list[int], shares: Mapping[int, float], counted: Mapping[int, NDArray[np.int64]]
+) -> float:
+    """What a class keeps for values that data never had: behind a mean no more than their probability."""
+    others = [m for m in shares if not is_mean(graph, m, members)]
+    if not shares or len(others) == len(shares):
+        return UNSEEN
+    # A mean cannot leave what it is taken of, and what a clip cuts off there is one value in many.
+    counts = np.sum([counted[m] for m in others], axis=0) if others else np.zeros(1, np.int64)
+    return unseen_share(counts) * sum(shares[m] for m in others) / sum(shares.values())
 
 
 def _unclamped(

@@ -86,6 +86,18 @@ class ValueRange:
         return v, p / p.sum()
 
 
+def unseen_share(counts: NDArray[np.int64]) -> float:
+    """The probability that the next code is one that never occurred: that of those that occurred once (Good 1953; Turing).
+
+    >>> unseen_share(np.array([0, 1, 5, 2, 1]))
+    0.3
+
+    Args:
+        counts: how often each code occurred; one more counts as once, so that none is impossible.
+    """
+    return float((counts == 1).sum() + 1) / float(counts.sum() + 1)
+
+
 def value_range(graph: Graph, tensor: int, pinned: tuple[float, float] | None = None) -> ValueRange:
     """The range of a source tensor from its type, zero point, fused activation and the user's pin.
 
