@@ -60,3 +60,10 @@ def test_what_cannot_be_done_is_one_sentence(target: Path, tmp_path: Path, flags
     done = run(target, tmp_path / "m.tflite", *(flag.replace("=m.tflite", f"={tmp_path / 'm.tflite'}") for flag in flags))
     assert done.returncode == 2 and sentence in done.stderr and "Traceback" not in done.stderr
     assert not (tmp_path / "m.tflite").exists()
+
+
+@pytest.mark.parametrize("flag", ["bits", "activation_bits", "budget", "search"])
+def test_an_empty_flag_is_no_wish_for_nothing(target: Path, tmp_path: Path, flag: str) -> None:
+    done = run(target, tmp_path / "m.tflite", f"--{flag}=")
+    assert done.returncode == 2 and f"--{flag}= is empty: give a value, or leave it out" in done.stderr
+    assert not (tmp_path / "m.tflite").exists()

@@ -108,6 +108,7 @@ def test_mixed_indices_beat_uniform_ones_of_at_least_their_size() -> None:
 def test_the_frontier_starts_at_what_the_widest_tables_lose() -> None:
     frontier = found(0.75).report.widths[0].frontier
     shares, errors = [p.share for p in frontier], [p.error for p in frontier]
+    assert frontier[-1].layers == {2: 17}  # the least that there is
     assert len(shares) > 10 and shares == sorted(shares, reverse=True) and errors == sorted(errors)
     assert shares[0] == 1 and errors[0] > 0
     assert frontier[0].bytes == sum(n / 2 + 16 for n in found(0.75).report.widths[0].elements.values())
@@ -174,3 +175,22 @@ def test_every_op_with_a_filter_takes_any_of_them(build, dtype: str) -> None:  #
 def test_what_cannot_be_met_is_told_in_a_sentence(asked: dict[str, object], sentence: str) -> None:
     with pytest.raises(UsageError, match=sentence):
         tf_requant.requantize(model_path(), CODED, calibration=calibration(), **asked)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("bits", WIDTHS)
+def test_coarse_tables_are_no_faults_and_a_shuffled_channel_is_one(bits: int) -> None:
+    result = tf_requant.requantize(model_path(), CODED, bits=bits, calibration=calibration())
+    data = np.load(evaluation_path())["images"][:16]
+    found = tf_requant.validate(result, reference=model_path(), data=data, target=CODED, layers=16, isolate=True)
+    assert found.culprits and [c.name for c in found.culprits if c.fault] == []
+    if bits < 4:
+        return
+    graph = result.model.main
+    index = next(i for i, op in enumerate(graph.ops) if op.code == "CONV_2D" and graph.tensors[op.inputs[1]].shape[3] >= 32)
+    weights = graph.tensors[graph.ops[index].inputs[1]]
+    codes = weights.data.copy()
+    codes[3] = np.random.default_rng(0).permutation(codes[3].ravel()).reshape(codes[3].shape)
+    tensors = tuple(weights.with_(data=codes) if t is weights else t for t in graph.tensors)
+    planted = result.model.with_(graphs=(graph.with_(tensors=tensors), *result.model.graphs[1:]))
+    found = tf_requant.validate(planted, reference=model_path(), data=data, target=CODED, layers=16, isolate=True)
+    assert [c.index for c in found.culprits if c.fault] == [index]

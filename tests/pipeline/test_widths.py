@@ -58,16 +58,16 @@ def test_the_codes_in_the_file_are_within_the_budget_and_the_target(budget: floa
 
 def test_mixed_widths_beat_uniform_ones_of_the_same_size() -> None:
     """Beside five and six bits everywhere, on images that nothing saw; together, since half a decibel of each is chance."""
-    data, decibels = np.load(evaluation_path())["images"], []
+    data, decibels, answers = np.load(evaluation_path())["images"], [], []
     for bits in (5, 6):
         uniform = tf_requant.requantize(model_path(), MIXED, calibration=calibration(), bits=bits)
         one, other = (
             tf_requant.validate(r.model_bytes, reference=model_path(), data=data, target=MIXED, layers=0).quality["litert"]
             for r in (found(bits / 8), uniform)
         )
-        assert one.agreement >= other.agreement - 0.01
         decibels.append(one.sqnr - other.sqnr)
-    assert sum(decibels) > 0.5
+        answers.append(one.agreement - other.agreement)
+    assert sum(decibels) > 0.5 and sum(answers) > -0.02
 
 
 def test_the_frontier_is_monotone_and_the_prediction_adds_up() -> None:

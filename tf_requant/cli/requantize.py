@@ -65,6 +65,9 @@ def define(values: absl_flags.FlagValues) -> None:
 def run(values: absl_flags.FlagValues) -> int:
     """Runs the verb and returns its exit code."""
     model, target = required(values, "model"), required(values, "target")
+    empty = [name for name in ("bits", "activation_bits", "budget", "search") if values[name].value == ""]
+    if empty:
+        raise UsageError("\n".join(f"--{name}= is empty: give a value, or leave it out" for name in empty))
     if values.pareto and not values.budget:
         raise UsageError("--pareto shows what budgets allow: give --bits=4,5,6,8 --budget=weights:0.75 or the like")
     if values.pareto and values.train_widths:

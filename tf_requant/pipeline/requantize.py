@@ -188,7 +188,8 @@ def requantize(
         result = recorded(apply(source, plan), source, plan, digests)
         result = check(result.with_(graphs=tuple(map(packed, result.graphs))) if int4 else result)
     idle = int4 and not dry_run and not any(t.packed for g in result.graphs for t in g.tensors)
-    nothing = ("--int4 changed nothing: no filter beside int8 activations has codes of four bits",) if idle else ()
+    why = "a codebook's levels have eight" if aim.weight.codebook else "no filter beside int8 activations has codes of four bits"
+    nothing = (f"--int4 changed nothing: {why}",) if idle else ()
     warnings = (*source.warnings, *unproven, *nothing)
     return Result(result, plan, build(source, result, plan, aim, corrected.applied, warnings, notes, widths), loaded, aim)
 

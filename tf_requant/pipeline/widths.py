@@ -208,10 +208,11 @@ class Search:
     def _frontier(self, whole: float) -> tuple[WidthFrontier, ...]:
         found: list[WidthFrontier] = []
         elements, coded = self.candidates.elements, _coded(self.candidates.corrector, self.kind)
-        for step in range(100, 100 - 2 * _STEPS, -2):
-            chosen = self._allocated(step / 100 * whole)
-            if chosen is None:
-                break
+        least = sum(min(self.cost(i, b) for b in self.candidates.errors[i]) for i in elements)
+        budgets = [step / 100 * whole for step in range(100, 100 - 2 * _STEPS, -2)]
+        for budget in [*(b for b in budgets if b > least), least]:
+            chosen = self._allocated(budget)
+            assert chosen is not None
             spent = sum(self.cost(i, b) for i, b in chosen.items())
             stored = sum(stored_bits(elements[i], b, coded) for i, b in chosen.items()) / 8
             layers = {b: sum(c == b for c in chosen.values()) for b in sorted(set(chosen.values()))}

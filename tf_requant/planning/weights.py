@@ -133,7 +133,7 @@ def _with_levels(
     error = float((np.square(found * multiple[:, None] - wanted) / energy).sum(1).mean())
     moved = np.moveaxis(tensor.data, axis, 0).shape
     codes = np.ascontiguousarray(np.moveaxis(found.reshape(moved), 0, axis)).astype(plan.params.dtype)
-    reason = f"{plan.reason}; {levels.size} levels, indices of {bits} bit{'s' if bits > 1 else ''}"
+    reason = f"{levels.size} levels, indices of {bits} bit{'s' if bits > 1 else ''}; ahead of them {plan.reason}"
     return plan.with_(codes=codes, error=error, levels=2**bits, reason=reason)
 
 

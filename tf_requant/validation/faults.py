@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from tf_requant.model.graph import Tensor
 from tf_requant.model.ops import info
 from tf_requant.model.quant import code_limits
+from tf_requant.numerics.codebook import nearest
 from tf_requant.validation.constants import bias_moves, filters
 from tf_requant.validation.correspondence import Correspondence
 from tf_requant.validation.layers import LayerStatistics
@@ -29,6 +30,8 @@ _OUTLYING, _LEAST = 5.0, 0.05
 """Standard deviations from which on a layer is an outlier, and the least of them, in steps."""
 _ROUNDED = 1.0
 """Root mean square deviation of a filter's codes that rounding, upward or downward, explains."""
+_SHARED = 4
+"""Weights a code from which on a filter's codes are all that it may have, and not just those that it happens to need."""
 _HALF = 0.5
 """Steps from which on a clipped weight lost something."""
 _MOST = 0.5
@@ -155,15 +158,32 @@ def _filter(weights: Tensor, wanted: Array, axis: int, seen: LayerStatistics) ->
     # What is left of a clipped channel was moved to make up for what it lost.
     lost = (clipped & (np.abs(goal - got) > _HALF)).any(rest)
     share = np.where(lost, 0.0, np.minimum(1.0, np.sqrt(error / power)))
-    steps = np.where((spread > _ROUNDED) & (share >= _MOST), np.minimum(alone, running) * share, 0.0)
+    explained = np.maximum(_ROUNDED, _coarseness(np.where(clipped, got, goal), got, rest))
+    steps = np.where((spread > explained) & (share >= _MOST), np.minimum(alone, running) * share, 0.0)
     channel = int((steps * seen.running.shares).argmax())
     if steps[channel] == 0:
         return None
     return Suspicion(
         float(steps[channel]), float(steps[channel] * seen.running.shares[channel]),
         f"filter channel {channel} is {slope[channel]:.2f} times the source's, {spread[channel]:.1f} steps off where rounding "
-        f"explains {_ROUNDED:g}: its output is off by {running[channel]:.1f} steps",
+        f"explains {explained[channel]:.3g}: its output is off by {running[channel]:.1f} steps",
     )
+
+
+def _coarseness(goal: Array, got: Array, rest: tuple[int, ...]) -> Array:
+    """What rounding explains where a filter has few codes (a codebook's levels), by channel; zero where it has no few.
+
+    Upward or downward, as for whole steps: these err by 1 / sqrt(12) to the nearest, and by one either way.
+
+    Args:
+        goal: the weights in steps.
+        got: the codes.
+        rest: the axes that are no channel's.
+    """
+    levels = np.unique(got)
+    if levels.size * _SHARED > got.size:
+        return np.zeros_like(np.square(goal).sum(rest))
+    return np.asarray(np.sqrt(12 * np.square(goal - nearest(goal, levels)).mean(rest)))
 
 
 def _bias(steps: Array, seen: LayerStatistics, evidence: Evidence) -> Suspicion | None:
