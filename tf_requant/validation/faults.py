@@ -32,6 +32,8 @@ _ROUNDED = 1.0
 """Root mean square deviation of a filter's codes that rounding, upward or downward, explains."""
 _SHARED = 4
 """Weights a code from which on a filter's codes are all that it may have, and not just those that it happens to need."""
+_SPARSE = 2
+"""Whole steps a code from which on there are others between a filter's codes that it does without."""
 _HALF = 0.5
 """Steps from which on a clipped weight lost something."""
 _MOST = 0.5
@@ -182,7 +184,7 @@ def _coarseness(goal: Array, got: Array, rest: tuple[int, ...]) -> Array:
         rest: the axes that are no channel's.
     """
     levels = np.unique(got)
-    if levels.size * _SHARED > got.size:
+    if levels.size * _SHARED > got.size or levels.size * _SPARSE > np.ptp(levels):
         return np.zeros_like(np.square(goal).sum(rest))
     return np.asarray(np.sqrt(2 * 12 * np.square(goal - nearest(goal, levels)).mean(rest)))
 
