@@ -1,4 +1,4 @@
-"""Tensors that share parameters count by what their own rounding does behind them, not by their elements."""
+"""Tensors that share parameters count alike where they are rounded on their own, and not by their elements."""
 
 import numpy as np
 import pytest
@@ -9,14 +9,14 @@ from tf_requant.model.graph import Graph
 from tf_requant.numerics.affine import reexpress
 from tf_requant.pipeline.simulate import checked_model
 from tf_requant.planning.ranges import UNSEEN, unseen_share
-from tf_requant.planning.shares import averaged, rounding_shares
+from tf_requant.planning.shares import is_mean, rounded
 from tf_requant.targets import load_target
 
 SIDE = 4
 
 
-def pooled(code: str = "AVERAGE_POOL_2D", read_again: bool = False) -> bytes:
-    """x -> RELU conv -> average of the whole map -> RESHAPE -> FULLY_CONNECTED; the map may be read by a second layer."""
+def pooled(code: str = "AVERAGE_POOL_2D") -> bytes:
+    """x -> RELU conv -> average of the whole map -> RESHAPE -> FULLY_CONNECTED."""
     b = builders.Builder()
     x = b.activation([1, SIDE, SIDE, 2], "int8", 0.02, 0)
     made = b.activation([1, SIDE, SIDE, 3], "int8", 0.05, -128)
@@ -30,13 +30,7 @@ def pooled(code: str = "AVERAGE_POOL_2D", read_again: bool = False) -> bytes:
         b.op(code, [made], [mean], "Pool2DOptions", filterHeight=SIDE, filterWidth=SIDE, strideW=SIDE, strideH=SIDE, padding=1)
     b.op("RESHAPE", [mean, b.integers([1, 3])], [flat], "ReshapeOptions", newShape=[1, 3])
     b.op("FULLY_CONNECTED", [flat, v, b.bias(flat, v, 5, "int8")], [out], "FullyConnectedOptions")
-    outputs = [out]
-    if read_again:
-        u = b.filter([2, 1, 1, 3], "int8")
-        other = b.activation([1, SIDE, SIDE, 2], "int8", 0.1, 0)
-        b.op("CONV_2D", [made, u, b.bias(made, u, 2, "int8")], [other], "Conv2DOptions", strideW=1, strideH=1)
-        outputs.append(other)
-    return b.finish([x], outputs)
+    return b.finish([x], [out])
 
 
 def graph_of(model: bytes) -> tuple[Graph, list[int]]:
@@ -48,31 +42,25 @@ def graph_of(model: bytes) -> tuple[Graph, list[int]]:
 
 
 @pytest.mark.parametrize("code", ["AVERAGE_POOL_2D", "MEAN"])
-def test_a_map_counts_as_one_in_so_many_values_of_its_mean_and_a_copy_not_at_all(code: str) -> None:
-    graph, members = graph_of(pooled(code))
-    made, mean, copy = members
-    assert averaged(graph, graph.ops[1]) == SIDE**2 and averaged(graph, graph.ops[0]) == 1
-    assert rounding_shares(graph, members) == {made: 1 / SIDE**2, mean: 1.0, copy: 0.0}
-
-
-def test_what_reads_the_map_besides_counts_too() -> None:
-    graph, members = graph_of(pooled(read_again=True))
-    assert list(rounding_shares(graph, members).values()) == [1 + 1 / SIDE**2, 1.0, 0.0]
+def test_a_map_and_its_mean_are_rounded_and_a_copy_is_not(code: str) -> None:
+    graph, (made, mean, copy) = graph_of(pooled(code))
+    assert rounded(graph, [made, mean, copy]) == [made, mean]
+    assert [is_mean(graph, t, [made, mean, copy]) for t in (made, mean, copy)] == [False, True, False]
 
 
 def test_the_largest_of_a_window_is_a_copy() -> None:
-    graph, members = graph_of(pooled("MAX_POOL_2D"))
-    assert list(rounding_shares(graph, members).values()) == [1.0, 0.0, 0.0]
+    graph, (made, most, copy) = graph_of(pooled("MAX_POOL_2D"))
+    assert rounded(graph, [made, most, copy]) == [made] and not is_mean(graph, most, [made, most, copy])
 
 
-def test_a_class_of_one_and_a_score_have_all_of_their_own() -> None:
-    graph, (made, *_) = graph_of(pooled())
-    score = graph.outputs[0]
-    assert rounding_shares(graph, [made]) == {made: 1.0} and rounding_shares(graph, [score]) == {score: 1.0}
+def test_what_comes_from_outside_its_class_is_rounded() -> None:
+    graph, (_, mean, copy) = graph_of(pooled())
+    for alone in (graph.inputs[0], graph.outputs[0], mean, copy):
+        assert rounded(graph, [alone]) == [alone] and not is_mean(graph, alone, [alone])
 
 
 def test_the_mean_of_a_map_chooses_the_scale_of_both() -> None:
-    """The scale of least error, of the codes that occurred, the map's in its share: recomputed by trying a grid of scales."""
+    """The scale of least error of the codes that occurred, map and mean alike: recomputed by trying a grid of scales."""
     model = pooled()
     graph, (made, mean, _) = graph_of(model)
     random = np.random.default_rng(0)
@@ -85,11 +73,10 @@ def test_the_mean_of_a_map_chooses_the_scale_of_both() -> None:
     assert plan[made].params is plan[mean].params or plan[made].params.identical(plan[mean].params)
     chosen = float(plan[made].params.scale[0]) / 0.05
     values = np.arange(256.0)
-    shares = {made: observed.histograms[made] / SIDE**2, mean: observed.histograms[mean].astype(float)}
-    weighed = sum(h / observed.histograms[t].sum() for t, h in shares.items())
-    plain = sum(observed.histograms[t] for t in shares).astype(float)
+    weighed = sum(observed.histograms[t] / observed.histograms[t].sum() for t in (made, mean))
+    plain = sum(observed.histograms[t] for t in (made, mean)).astype(float)
     # Only the map may leave what was seen, and by as much as codes that it had once say.
-    parts = ((weighed, unseen_share(observed.histograms[made]) / (1 + SIDE**2)), (plain, UNSEEN))
+    parts = ((weighed, unseen_share(observed.histograms[made]) / 2), (plain, UNSEEN))
     weighed, plain = (u / 256 + p / p.sum() * (1 - u) for p, u in parts)
 
     def error(scale: float, p: np.ndarray) -> float:

@@ -26,7 +26,7 @@ from tf_requant.planning.noise import link_weight, noise_of_classes
 from tf_requant.planning.places import place_ops
 from tf_requant.planning.ranges import UNSEEN, ValueRange, implied_activation, is_compared, unseen_share, value_range
 from tf_requant.planning.schemes import activation_dtype, expressible, is_narrow, narrowed, per_channel, stored_in
-from tf_requant.planning.shares import is_mean, rounding_shares
+from tf_requant.planning.shares import is_mean, rounded
 from tf_requant.planning.weights import Histogram, by_channel, histogram, plan_filter
 from tf_requant.planning.wishes import Wishes
 from tf_requant.targets import Target
@@ -225,25 +225,23 @@ def _class_values(
     compared = any(is_compared(graph, m) for m in members)
     alike = all(m in counted and quant.identical(graph.tensors[m].quant) for m in members)
     # Scores are not clipped, however rare the best of them: they decide.
-    shares = rounding_shares(graph, members) if alike and named is None and not compared else {}
-    shares = {m: share for m, share in shares.items() if share and counted[m].any()}
-    counts = np.sum([share * counted[m] / counted[m].sum() for m, share in shares.items()], axis=0) if shares else None
-    unseen = _unseen(graph, members, shares, counted)
+    told = rounded(graph, members) if alike and named is None and not compared else []
+    told = [m for m in told if counted[m].any()]
+    counts = np.sum([counted[m] / counted[m].sum() for m in told], axis=0) if told else None
+    unseen = _unseen(graph, members, {m: counted[m] for m in told})
     lowest = code_limits(quant.dtype)[0] - int(quant.zero_point[0])
     edges = values.edges or rectified or compared
     return quant, ValueRange(values.scale, low, high, clamp, rectified, edges, counts, lowest, unseen)
 
 
-def _unseen(
-    graph: Graph, members: list[int], shares: Mapping[int, float], counted: Mapping[int, NDArray[np.int64]]
-) -> float:
+def _unseen(graph: Graph, members: list[int], counted: Mapping[int, NDArray[np.int64]]) -> float:
     """What a class keeps for values that data never had: behind a mean no more than their probability."""
-    others = [m for m in shares if not is_mean(graph, m, members)]
-    if not shares or len(others) == len(shares):
+    others = [m for m in counted if not is_mean(graph, m, members)]
+    if len(others) == len(counted):
         return UNSEEN
-    # A mean cannot leave what it is taken of, and what a clip cuts off there is one value in many.
+    # A mean cannot leave what it is taken of.
     counts = np.sum([counted[m] for m in others], axis=0) if others else np.zeros(1, np.int64)
-    return unseen_share(counts) * sum(shares[m] for m in others) / sum(shares.values())
+    return unseen_share(counts) * len(others) / len(counted)
 
 
 def _unclamped(
