@@ -97,7 +97,7 @@ def run(values: absl_flags.FlagValues) -> int:
             bits=values.bits,
             activation_bits=values.activation_bits,
             budget=values.budget,
-            search=values.search or None,
+            search=values.search,
             train_widths=values.train_widths,
             int4=values.int4,
             progress=step,

@@ -26,7 +26,7 @@ from tf_requant.planning.noise import link_weight, noise_of_classes
 from tf_requant.planning.places import place_ops
 from tf_requant.planning.ranges import UNSEEN, ValueRange, implied_activation, is_compared, unseen_share, value_range
 from tf_requant.planning.schemes import activation_dtype, expressible, is_narrow, narrowed, per_channel, stored_in
-from tf_requant.planning.shares import is_mean, rounded
+from tf_requant.planning.shares import follows, is_mean, rounded
 from tf_requant.planning.weights import Histogram, by_channel, histogram, plan_filter
 from tf_requant.planning.wishes import Wishes
 from tf_requant.targets import Target
@@ -216,7 +216,7 @@ def _class_values(
     assert quant is not None
     low = int(np.floor(min(ranges[m].low * ranges[m].scale for m in members) / values.scale))
     # Only what is written into the class from outside counts: the rest are copies of it.
-    roots = [m for m in members if m not in graph.producers or not _copies(graph, m, members)]
+    roots = [m for m in members if not follows(graph, m, members)]
     rectified = all(ranges[m].rectified for m in roots)
     clamp, high = None, values.high
     if all(ranges[m].clamp is not None for m in roots):
@@ -255,13 +255,6 @@ def _unclamped(
         and fused_activation(op) is Activation.RELU6
         and values[parameters.find(op.outputs[0])][1].clamp is None
     ]
-
-
-def _copies(graph: Graph, tensor: int, members: list[int]) -> bool:
-    """Whether the op that writes a tensor moves or averages codes of the same class."""
-    op = graph.ops[graph.producers[tensor]]
-    row = info(op)
-    return row is not None and row.homogeneous and not row.additive and any(t in members for t in op.inputs)
 
 
 def _write_clamps(

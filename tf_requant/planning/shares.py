@@ -20,20 +20,19 @@ def rounded(graph: Graph, members: Sequence[int]) -> list[int]:
         graph: the graph.
         members: the tensors of one parameter class.
     """
-    return [t for t in members if not _is_copy(graph, t, members)]
+    return [t for t in members if is_mean(graph, t, members) or not follows(graph, t, members)]
 
 
 def is_mean(graph: Graph, tensor: int, members: Sequence[int]) -> bool:
     """Whether a tensor is the mean of values of its own class, whose range it cannot leave."""
-    producer = graph.producers.get(tensor)
-    return producer is not None and graph.ops[producer].code in _AVERAGES and graph.ops[producer].inputs[0] in members
+    return follows(graph, tensor, members) and graph.ops[graph.producers[tensor]].code in _AVERAGES
 
 
-def _is_copy(graph: Graph, tensor: int, members: Sequence[int]) -> bool:
+def follows(graph: Graph, tensor: int, members: Sequence[int]) -> bool:
+    """Whether the op that writes a tensor moves, picks among or averages codes of the tensor's own class."""
     producer = graph.producers.get(tensor)
     if producer is None:
         return False
     op = graph.ops[producer]
     row = info(op)
-    moves = row is not None and row.homogeneous and not row.additive and op.code not in _AVERAGES
-    return moves and any(t in members for t in op.inputs)
+    return row is not None and row.homogeneous and not row.additive and any(t in members for t in op.inputs)
