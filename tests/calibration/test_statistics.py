@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 import tf_requant
 from tests.builders import conv2d, small_net
-from tf_requant.calibration.statistics import KEY, Calibration, count_codes, digest
+from tf_requant.calibration.statistics import KEY, Calibration, count_codes, digest, larger, reach
 from tf_requant.errors import CalibrationError
 from tf_requant.pipeline.calibrate import calibrate
 from tf_requant.pipeline.simulate import checked_model
@@ -194,3 +194,38 @@ def test_a_file_with_a_flipped_byte_is_refused_or_changes_nothing(tmp_path: Path
         except CalibrationError:
             refused += 1
     assert refused > 20
+
+
+def test_peaks_are_of_the_samples_where_a_channel_was_largest() -> None:
+    random, peaks = np.random.default_rng(2), None
+    samples = random.integers(-128, 128, (30, 1, 2, 2, 5)).astype(np.int8)
+    for codes in samples:
+        peaks = larger(peaks, codes, -7)
+    assert peaks is not None and peaks.shape == (5, 11)
+    each = np.abs(samples.astype(int) + 7).max(axis=(1, 2, 3))
+    np.testing.assert_array_equal(peaks, -np.sort(-each, axis=0)[:11].T)
+
+
+def test_a_channel_that_seldom_fires_goes_further_than_one_that_always_does() -> None:
+    found = reach(np.array([[100] * 11, [100, *[0] * 10], [100, *range(99, 89, -1)]]))
+    np.testing.assert_allclose(found, [100.0, 110.0, 105.5])
+    assert reach(np.array([[100]])) == 125.0
+
+
+def test_the_reach_of_an_exponential_tail_holds_what_comes_but_for_one_in_e() -> None:
+    """The peak of n samples is exceeded by one in n + 1; one mean excess further on by one in e of those."""
+    random = np.random.default_rng(4)
+    draws = np.round(random.exponential(1e4, (4000, 201))).astype(np.int64)
+    found = reach(-np.sort(-draws[:, :200], axis=1)[:, :11])
+    share = (draws[:, 200] > found).mean()
+    assert 0.2 < share * 201 < 0.6
+
+
+def test_saved_peaks_come_back_and_those_of_one_a_channel_do_too() -> None:
+    saved = Calibration("0123abcd", {"x": np.zeros((2, 3), np.int8)}, {}, {}, {4: np.array([[9, 3], [5, 5]])})
+    arrays = arrays_of(saved.to_bytes())
+    np.testing.assert_array_equal(Calibration.from_arrays(arrays).peaks[4], [[9, 3], [5, 5]])
+    np.testing.assert_array_equal(Calibration.from_arrays(arrays | {"peak_4": np.array([9, 5])}).peaks[4], [[9], [5]])
+    for wrong in (np.zeros((0, 3), np.int64), np.zeros((2, 2)), np.zeros((2, 2, 2), np.int64)):
+        with pytest.raises(CalibrationError, match="peaks of a tensor"):
+            Calibration.from_arrays(arrays | {"peak_4": wrong})

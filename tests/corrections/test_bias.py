@@ -25,7 +25,7 @@ MEASURED = re.compile(
     r"(?P<samples>\d+ (synthetic )?samples) held back goes from (?P<before>-[\d.]+) to (?P<after>-[\d.]+) dB "
     r"of their own"
 )
-WITH_DATA = "thresholds, folding, scale_search, gptq, error_folding, bias"
+WITH_DATA = "thresholds, folding, equalization, scale_search, gptq, error_folding, bias"
 
 
 def images(path: Path, count: int) -> NDArray[np.uint8]:

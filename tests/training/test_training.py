@@ -178,7 +178,7 @@ def test_a_range_that_moved_takes_the_biases_units_along(monkeypatch: pytest.Mon
         return {i: Moved(codes[i], np.full(one.scale.size, multiple), np.float64(one.bias)) for i, one in layers.items()}
 
     # What a judge thinks is not the question.
-    monkeypatch.setattr("tf_requant.pipeline.correct.Corrector.judged_error", lambda self, plan, samples: next(errors))
+    monkeypatch.setattr("tf_requant.pipeline.correct.Corrector.judged_errors", lambda self, plan, samples: np.array([next(errors)]))
     monkeypatch.setattr("tf_requant.pipeline.distill.distilled", trained)
     errors = iter((2.0, 1.0))
     asked: dict[str, Any] = {"calibration": calibration(), "corrections": "rounding,bias,distillation"}

@@ -20,6 +20,10 @@ KEY = "tf_requant_calibration"
 
 
 _PEAK = "peak_"
+_PEAKS = 11
+"""Of so many samples the peak is kept: ten above a threshold, which is the eleventh."""
+_BLIND = 1.25
+"""How far beyond the one peak that is known a channel may go."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +36,8 @@ class Calibration:
         histograms: how often each code occurred, int64[256] by tensor index of the main graph; 8-bit tensors only.
         noise: by tensor index, what unit noise on a tensor's codes does to the model's scores: squared error over
             squared value (`calibration.sensitivity`).
-        peaks: the largest |code - zero point| of each channel, int64[C] by tensor index, of what layers write.
+        peaks: the largest |code - zero point| of each channel in the samples where it was largest, int64[C, samples] by
+            tensor index, falling; 8-bit tensors only.
     """
 
     model: str
@@ -91,10 +96,17 @@ class Calibration:
                 inputs,
                 dict(zip(arrays["histogram_tensors"].tolist(), arrays["histogram_counts"], strict=True)),
                 dict(zip(arrays["noise_tensors"].tolist(), arrays["noise_values"].tolist(), strict=True)),
-                {int(name.removeprefix(_PEAK)): arrays[name] for name in arrays if name.startswith(_PEAK)},
+                {int(n.removeprefix(_PEAK)): _by_sample(arrays[n]) for n in arrays if n.startswith(_PEAK)},
             )
         except (KeyError, ValueError, TypeError, AttributeError) as error:
             raise CalibrationError(f"the saved calibration is damaged: {error}") from error
+
+
+def _by_sample(peaks: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Peaks as they are held today: there are saved calibrations with one a channel."""
+    if peaks.ndim not in (1, 2) or not peaks.size or not np.issubdtype(peaks.dtype, np.integer):
+        raise ValueError("the peaks of a tensor are no integers by channel and sample")
+    return peaks.reshape(len(peaks), -1)
 
 
 def digest(sample: Mapping[str, NDArray[Any]]) -> str:
@@ -111,7 +123,22 @@ def count_codes(counts: NDArray[np.int64] | None, codes: NDArray[Any]) -> NDArra
 
 
 def larger(peaks: NDArray[np.int64] | None, codes: NDArray[Any], zero_point: int) -> NDArray[np.int64]:
-    """The largest |code - zero point| of each channel (the last axis) so far, int64[C]."""
+    """The largest |code - zero point| of each channel (the last axis) with one sample more, int64[C, samples], falling."""
     rows = codes.reshape(-1, codes.shape[-1])
-    found = np.maximum(rows.max(axis=0).astype(np.int64) - zero_point, zero_point - rows.min(axis=0).astype(np.int64))
-    return found if peaks is None else np.maximum(peaks, found)
+    found = np.maximum(rows.max(axis=0).astype(np.int64) - zero_point, zero_point - rows.min(axis=0).astype(np.int64))[:, None]
+    every = found if peaks is None else np.concatenate([peaks, found], axis=1)
+    return np.asarray(-np.sort(-every, axis=1)[:, :_PEAKS])
+
+
+def reach(peaks: NDArray[np.int64]) -> NDArray[np.float64]:
+    """How far a channel goes on data that were not seen, in steps, float64[C].
+
+    Beyond a high level peaks fall off exponentially (Pickands-Balkema-de Haan, shape 0), by as much as the highest lie
+    above the last of them on average: one such length beyond the highest is left.
+
+    Args:
+        peaks: of each channel in the samples where it was largest, int64[C, samples], falling.
+    """
+    if peaks.shape[1] < 2:
+        return np.asarray(peaks[:, 0] * _BLIND)
+    return np.asarray(peaks[:, 0] + (peaks[:, :-1] - peaks[:, -1:]).mean(axis=1))

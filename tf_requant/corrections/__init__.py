@@ -21,7 +21,7 @@ LAYERWISE = ("scale_search", "gptq", "error_folding", "bias")
 """Corrections of one layer after the other, behind the corrected ones before it."""
 
 EQUALIZATION = "equalization"
-"""Factors per channel between filters: not in `auto`, since it seldom pays where the filters came from training."""
+"""Factors per channel between filters, from the peaks of the channels on data."""
 
 DISTILLATION = "distillation"
 """Filters, codebooks and biases moved by gradient (extra `tensorflow`): not in `auto`, since it takes minutes."""
@@ -43,7 +43,7 @@ def chosen(names: str | Iterable[str], with_data: bool = False) -> tuple[str, ..
     if names in ("none", ""):
         return ()
     if names == "auto":
-        return tuple(n for n in NAMES if n not in (EQUALIZATION, DISTILLATION)) if with_data else WITHOUT_DATA
+        return tuple(n for n in NAMES if n != DISTILLATION) if with_data else WITHOUT_DATA
     asked = [n.strip() for n in names.split(",")]
     for name in sorted(asked, key=lambda n: n in NAMES):  # a name that is none comes first
         if name not in NAMES:

@@ -1,12 +1,14 @@
-"""Equalization: per channel of a tensor, a factor moves range from the filter that writes it to those that read it.
+"""Equalization: factors per channel between filters, so that each channel makes better use of the codes it has.
 
-For s > 0, f(s x) = s f(x) holds of a RELU and of no activation, so a channel of the writing filter may be multiplied by
-s and what reads it by 1 / s (DFQ, arXiv 1906.04721, section 4.1: s makes both ranges equal). One scale for a whole
-filter then serves channels of like ranges. A clamp (RELU6, or the end of the type) does not scale: a channel takes a
-factor only as far as, on data, it stays below the clamp before and after; one that reaches the clamp keeps s = 1.
+A channel that is multiplied by s and divided by s again behind (`corrections.channels` says where that changes nothing)
+keeps only 1 / s^2 of the noise of its rounding. So each channel is stretched as far as its values on data allow, or as
+far as it pays: dividing a filter's inputs by s re-rounds weights that may have been on the target's grid. Where one
+scale serves a whole filter, factors also bring channels of unlike ranges together (DFQ, arXiv 1906.04721, section 4.1).
+Candidates are judged by the predicted error of the scores, activations and filters together.
 
-Filters that lie exactly on the target's grid would lose that: a tensor is left alone unless the rounding error of the
-filters around it, predicted by their weights, falls by a fifth.
+A clamp (RELU6, or the end of the type) does not scale: a channel takes a factor only as far as it stays below the clamp
+before and after, a margin for unseen data included; one that reaches the clamp keeps s = 1. Tensors that all keep the
+source's own step are left alone: the same roundings happen there at the same places, and a factor would undo that.
 """
 
 from collections.abc import Mapping
@@ -16,66 +18,116 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tf_requant.calibration.layers import grouped, has_filter, input_channels, per_input, ungrouped
+from tf_requant.calibration.sensitivity import LEFT_OVER
+from tf_requant.calibration.statistics import Calibration, reach
+from tf_requant.corrections.channels import ChannelClass, channel_classes, channel_powers, sensitivities
+from tf_requant.corrections.scale_search import scale_multiples
 from tf_requant.model.graph import Graph, Model
 from tf_requant.model.ops import Activation, fused_activation, info
 from tf_requant.model.quant import QuantParams, code_limits
+from tf_requant.model.shares import rounded
 from tf_requant.numerics.integers import limits
 from tf_requant.numerics.rounding import Rounding, round_real
 from tf_requant.plan import ActivationPlan, ConstantPlan, GraphPlan, Plan
+from tf_requant.targets import Target
 
-MARGIN = 1.25
-"""How far beyond the largest value seen a channel may go unseen."""
-_LEAST, _MOST = 0.25, 8.0
-_WORTH = 0.8
+_LEAST, _MOST = 0.125, 64.0
+_SHARES = (1.0, 0.75, 0.5, 0.25)
+"""Powers of the room that a channel has, as candidates for its factor."""
+_LEVELS = (0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0, 8.0)
+"""Multiples of the factors that balance a channel's own noise with that of the weights that read it."""
+_WORTH = 0.95
+"""A class is equalized where its predicted error falls below this share of what it was."""
 _BIAS_LIMIT = 2**30
+_ALIGNED = 1e-5
 
 
-def equalize(model: Model, plan: Plan, peaks: Mapping[int, NDArray[np.int64]]) -> Plan:
-    """Gives channels of tensors between filters with one scale each a factor, where that lowers the filters' error.
+def equalize(model: Model, plan: Plan, calibration: Calibration, target: Target) -> Plan:
+    """Gives the channels of tensors between filters factors, where that lowers the predicted error of the scores.
 
     Args:
         model: the source model.
         plan: a plan for it.
-        peaks: the largest |code - zero point| of each channel on data, by tensor index of the main graph.
+        calibration: of the model: peaks, histograms and, where they were measured, what noise does to the scores.
+        target: the accelerator, for what its rescale can hold.
     """
-    main = plan.graphs[0]
-    for tensor in sorted(peaks):
-        found = _equalized(model.main, main, tensor, peaks[tensor])
-        main = main if found is None else found
+    graph, main = model.main, plan.graphs[0]
+    found = _Prediction(graph, calibration, sensitivities(graph, calibration))
+    for members in channel_classes(graph, main):
+        main = _equalized(found, main, members, target) or main
     return Plan(plan.target, (main, *plan.graphs[1:]))
 
 
-def channel_factors(
-    written: NDArray[np.float64], read: NDArray[np.float64], peak: NDArray[np.float64], top: float
-) -> NDArray[np.float64]:
-    """The factor of each channel, float64[C]; one where nothing may or need change.
+@dataclass(frozen=True, eq=False)
+class _Prediction:
+    """What errors are predicted from.
 
-    Args:
-        written: the largest |weight| of the filter that writes each channel, float64[C].
-        read: the largest |weight| that reads it, each reading filter relative to its own largest, float64[C].
-        peak: the largest |value| of each channel on data, in real units.
-        top: the value at which the tensor is clamped, by an activation or by its type.
+    Attributes:
+        graph: the source's.
+        calibration: of it.
+        noise: `channels.sensitivities`.
     """
-    live = (written > 0) & (read > 0) & (peak > 0)
-    wanted = np.ones(written.size)
-    own, others = written[live] / written.max(initial=1e-30), read[live] / read.max(initial=1e-30)
-    wanted[live] = np.sqrt(others / own)
-    room = top / np.maximum(peak * MARGIN, 1e-30)
-    lowest, highest = np.where(room < 1, 1.0, _LEAST), np.maximum(np.minimum(room, _MOST), 1.0)
-    return np.where(live, np.clip(wanted, lowest, highest), 1.0)
+
+    graph: Graph
+    calibration: Calibration
+    noise: Mapping[int, NDArray[np.float64]]
+
+    def of_rounding(self, plan: GraphPlan, tensors: tuple[int, ...]) -> NDArray[np.float64]:
+        """What each channel's own rounding in tensors of as many channels does to the scores, float64[C]."""
+        own = [
+            self.noise[t] * (float(held.params.scale[0]) / held.gain) ** 2 / 12
+            for t in rounded(self.graph, tensors)
+            for held in [plan.activations[t]]
+        ]
+        return np.asarray(np.sum(own, axis=0))
+
+    def of_filter(self, plan: GraphPlan, filter_: "_Filter", written: ActivationPlan, read: ActivationPlan) -> NDArray[np.float64]:
+        """What each output's rounded weights do to the scores, float64[outputs].
+
+        Args:
+            plan: the plan around it.
+            filter_: the filter, factors included.
+            written: what it writes, factors included.
+            read: what it reads.
+        """
+        op = self.graph.ops[filter_.index]
+        x, y = op.inputs[0], op.outputs[0]
+        power = channel_powers(self.graph, self.calibration, x) * np.square(read.gains)
+        seen = np.sqrt(np.broadcast_to(per_input(self.graph, op, power), (filter_.values.shape[0], 1, filter_.values.shape[2])))
+        error = np.square((filter_.rounded - filter_.values) * seen).sum(axis=2).reshape(-1)
+        signal = np.square(filter_.values * seen).sum(axis=2).reshape(-1)
+        white = self.noise[y] * error / np.square(written.gains)
+        # Unlike noise, what wrong weights do is alike at all places, so that no mean behind takes it away: the scores
+        # lose at least the share that the output does.
+        alike = np.divide(error, signal, out=np.zeros_like(error), where=signal > 0) / error.size
+        return np.asarray(LEFT_OVER * white + alike)
 
 
 @dataclass(frozen=True, eq=False)
 class _Filter:
-    """A filter in real units, grouped, and its plan."""
+    """A filter in real units, grouped, with a scale and its plan.
+
+    Attributes:
+        index: the layer.
+        plan: what was planned for it.
+        values: float64[groups, outputs, K].
+        scale: float64[1 or outputs].
+    """
 
     index: int
     plan: ConstantPlan
     values: NDArray[np.float64]
+    scale: NDArray[np.float64]
 
-    def times(self, factors: NDArray[np.float64]) -> "_Filter":
-        """With its values multiplied."""
-        return replace(self, values=self.values * factors)
+    @property
+    def codes(self) -> NDArray[np.float64]:
+        """The nearest codes."""
+        return np.asarray(np.clip(round_real(self.values / self._steps, Rounding.HALF_EVEN), -self.high, self.high))
+
+    @property
+    def rounded(self) -> NDArray[np.float64]:
+        """What the nearest codes stand for."""
+        return np.asarray(self.codes * self._steps)
 
     @property
     def high(self) -> int:
@@ -83,62 +135,161 @@ class _Filter:
         return (self.plan.limits or code_limits(self.plan.params.dtype))[1]
 
     @property
-    def scale(self) -> float:
-        """The one that holds its range, on the grid of the scale at hand."""
-        fit = float(np.abs(self.values).max(initial=0.0)) / self.high
-        return 2.0 ** float(np.ceil(np.log2(fit) - 1e-6)) if self.on_octaves else fit
+    def _steps(self) -> NDArray[np.float64]:
+        outputs = self.values.shape[0] * self.values.shape[1]
+        return np.broadcast_to(self.scale, (outputs,)).reshape(*self.values.shape[:2], 1)
 
-    @property
-    def on_octaves(self) -> bool:
-        """Whether its scale is a power of two."""
-        return float(np.log2(float(self.plan.params.scale[0]))).is_integer()
+    def times(self, factors: NDArray[np.float64]) -> list["_Filter"]:
+        """With its values multiplied, once at the scales that hold them, once at those that leave as much unused as before."""
+        values = self.values * factors
+        before, after = (np.abs(v).max(axis=2).reshape(-1) for v in (self.values, values))
+        if self.scale.size == 1:
+            before, after = before.max(keepdims=True), after.max(keepdims=True)
+        live = (before > 0) & (after > 0)
+        tight = np.where(live, after / self.high, self.scale)
+        wide = np.where(live, self.scale * np.divide(after, before, out=np.ones_like(after), where=before > 0), self.scale)
+        scales = [tight, np.maximum(tight, wide)]
+        if bool((np.log2(self.plan.params.scale) % 1 == 0).all()):
+            scales = [2.0 ** np.ceil(np.log2(s) - 1e-6) for s in scales]
+        # Float32 is what a file holds: rounding here keeps codes on the grid that the interpreter sees.
+        return [replace(self, values=values, scale=np.float32(s).astype(np.float64)) for s in scales]
 
-    def error(self, scale: float) -> float:
-        """Relative squared error at a scale, averaged over output channels."""
-        high = self.high
-        codes = np.clip(round_real(self.values / scale, Rounding.HALF_EVEN), -high, high)
-        change = ((codes * scale - self.values) ** 2).sum(axis=2)
-        return float((change / np.maximum((self.values**2).sum(axis=2), 1e-30)).mean())
+    def at(self, scale: NDArray[np.float64]) -> "_Filter":
+        """With another scale."""
+        return replace(self, scale=scale)
 
 
-def _equalized(graph: Graph, plan: GraphPlan, tensor: int, peak: NDArray[np.int64]) -> GraphPlan | None:
-    """The plan with a tensor's channels equalized, or None where that is not possible or does not pay."""
-    writer, readers = graph.producers.get(tensor), graph.consumers.get(tensor, ())
-    held, quant = plan.activations.get(tensor), graph.tensors[tensor].quant
-    if writer is None or held is None or quant is None or tensor in graph.outputs or not readers:
+def _equalized(found: _Prediction, plan: GraphPlan, members: ChannelClass, target: Target) -> GraphPlan | None:
+    """The plan with the channels of a class equalized, or None where that is not possible or does not pay."""
+    graph = found.graph
+    filters = [_filter(graph, plan, i) for i in sorted({*members.writers, *members.readers})]
+    if any(f is None for f in filters) or _is_aligned(graph, plan, members):
         return None
-    filters = [_filter(graph, plan, i) for i in (writer, *readers)]
-    if any(f is None for f in filters) or any(graph.ops[r].inputs.count(tensor) != 1 for r in readers):
+    known = [f for f in filters if f is not None]
+    space = _room(found, plan, members)
+    if space is None:
         return None
-    first, *others = (f for f in filters if f is not None)
-    if any(graph.ops[f.index].inputs[0] != tensor or input_channels(graph, graph.ops[f.index]) != peak.size for f in others):
+    own, (least, most) = found.of_rounding(plan, members.tensors), space
+    before = float(own.sum()) + sum(_cost(found, plan, f) for f in known)
+    best, chosen = _WORTH * before, None
+    for factors in candidates(own, _read_power(found, members), least, most):
+        moved = _with_factors(plan, members, factors)
+        parts = [_moved(found, moved, f, members, factors) for f in known]
+        cost = float((own / factors**2).sum()) + sum(c for c, _ in parts)
+        if cost < best:
+            best, chosen = cost, (factors, moved, [f for _, f in parts])
+    if chosen is None:
         return None
-    read = np.max([_by_input(graph, f) for f in others], axis=0)
-    written = np.abs(first.values).max(axis=2).reshape(-1)
-    top = _top(graph, plan, writer, held)
-    factors = channel_factors(written, read, peak * float(quant.scale[0]) * held.gain, top)
-    moved = [first.times(factors.reshape(first.values.shape[0], -1, 1))]
-    moved += [f.times(1 / per_input(graph, graph.ops[f.index], factors)) for f in others]
-    before = sum(f.error(float(f.plan.params.scale[0])) for f in (first, *others))
-    if sum(f.error(f.scale) for f in moved) >= _WORTH * before:
-        return None
+    factors, moved, parts_ = chosen
     constants = dict(plan.constants)
-    for new in moved:
-        changed = _constants(graph, plan, new, factors, new.index == writer)
+    for new in parts_:
+        changed = _constants(graph, moved, new, members, factors, target)
         if changed is None:
             return None
         constants.update(changed)
+    return moved.with_(constants=constants)
+
+
+def candidates(
+    own: NDArray[np.float64], power: NDArray[np.float64], least: NDArray[np.float64], most: NDArray[np.float64]
+) -> list[NDArray[np.float64]]:
+    """Factors worth trying, float64[C] each.
+
+    With noise of a / s^2 from a channel's own rounding and of b s^2 from the rounding of the weights that read it, the
+    best s is (a / b)^(1/4); b goes with the channel's power, up to a factor that the levels stand for.
+
+    Args:
+        own: what each channel's rounding does to the scores, float64[C].
+        power: each channel's mean square.
+        least: the smallest factor of each channel, at most one.
+        most: the largest, at least one.
+    """
+    found = [most**share for share in _SHARES]
+    live = (own > 0) & (power > 0)
+    if live.any():
+        balance = np.divide(own, power, out=np.zeros_like(own), where=live) ** 0.25
+        balance /= np.median(balance[live])
+        found += [np.where(live, np.clip(level * balance, least, most), 1.0) for level in _LEVELS]
+    return found
+
+
+def _is_aligned(graph: Graph, plan: GraphPlan, members: ChannelClass) -> bool:
+    """Whether every tensor of the class is rounded where the source's was."""
+    ratios = []
+    for tensor in rounded(graph, members.tensors):
+        held, quant = plan.activations[tensor], graph.tensors[tensor].quant
+        assert quant is not None
+        ratios.append(float(held.params.scale[0]) / held.gain / float(quant.scale[0]))
+    return all(abs(r - 1) < _ALIGNED for r in ratios)
+
+
+def _room(
+    found: _Prediction, plan: GraphPlan, members: ChannelClass
+) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
+    """The smallest and the largest factor of each channel that no clamp feels; None where peaks are unknown."""
+    graph, peaks = found.graph, found.calibration.peaks
+    channels = graph.tensors[members.tensors[0]].shape[-1]
+    most, live = np.full(channels, _MOST), np.zeros(channels, bool)
+    for tensor in members.tensors:
+        quant, held = graph.tensors[tensor].quant, plan.activations[tensor]
+        if tensor not in peaks or len(peaks[tensor]) != channels or quant is None or held.params.zero_point.any():
+            return None
+        reached = reach(peaks[tensor]) * float(quant.scale[0]) * held.gain
+        most = np.minimum(most, _top(graph, plan, graph.producers[tensor], held) / np.maximum(reached, 1e-30))
+        live |= peaks[tensor][:, 0] > 0
+    # A channel that gets to the clamp may not shrink either: the clamp would come later.
+    return np.where(live & (most > 1), _LEAST, 1.0), np.where(live, np.maximum(most, 1.0), 1.0)
+
+
+def _read_power(found: _Prediction, members: ChannelClass) -> NDArray[np.float64]:
+    return np.asarray(np.sum([channel_powers(found.graph, found.calibration, t) for t in members.tensors], axis=0))
+
+
+def _with_factors(plan: GraphPlan, members: ChannelClass, factors: NDArray[np.float64]) -> GraphPlan:
     span = f"channels equalized by {factors.min():.3g} to {factors.max():.3g}"
-    activation = replace(held, channel_gains=factors, reason=f"{held.reason}; {span}")
-    return plan.with_(constants=constants, activations={**plan.activations, tensor: activation})
+    changed = {
+        t: replace(held, channel_gains=factors, reason=f"{held.reason}; {span}")
+        for t in members.tensors
+        for held in [plan.activations[t]]
+    }
+    return plan.with_(activations={**plan.activations, **changed})
+
+
+def _moved(
+    found: _Prediction, plan: GraphPlan, filter_: _Filter, members: ChannelClass, factors: NDArray[np.float64]
+) -> tuple[float, _Filter]:
+    """The predicted error of a filter that took factors, and the filter; of its scales the better, output by output."""
+    graph, op = found.graph, found.graph.ops[filter_.index]
+    by: NDArray[np.float64] = np.ones((1, 1, 1))
+    if filter_.index in members.writers:
+        by = by * factors.reshape(filter_.values.shape[0], -1, 1)
+    if filter_.index in members.readers:
+        by = by / per_input(graph, op, factors)
+    tried = filter_.times(by)
+    written, read = plan.activations[op.outputs[0]], plan.activations[op.inputs[0]]
+    costs = np.stack([found.of_filter(plan, f, written, read) for f in tried])
+    if filter_.scale.size == 1:
+        best = int(costs.sum(axis=1).argmin())
+        return float(costs[best].sum()), tried[best]
+    chosen = costs.argmin(axis=0)
+    scales = np.take_along_axis(np.stack([f.scale for f in tried]), chosen[None], 0)[0]
+    return float(costs.min(axis=0).sum()), tried[0].at(scales)
+
+
+def _cost(found: _Prediction, plan: GraphPlan, filter_: _Filter) -> float:
+    op = found.graph.ops[filter_.index]
+    return float(found.of_filter(plan, filter_, plan.activations[op.outputs[0]], plan.activations[op.inputs[0]]).sum())
 
 
 def _filter(graph: Graph, plan: GraphPlan, index: int) -> _Filter | None:
-    """A layer's filter as planned, where it has one symmetric scale."""
+    """A layer's filter as planned, where it is symmetric and not in a codebook."""
     constant = plan.constants.get((index, 1))
-    if constant is None or not has_filter(graph, index) or constant.params.per_channel or constant.params.zero_point.any():
+    if constant is None or not has_filter(graph, index) or constant.params.zero_point.any() or constant.levels is not None:
         return None
-    return _Filter(index, constant, wanted_codes(graph, index, constant) * float(constant.params.scale[0]))
+    scale, values = constant.params.scale.astype(np.float64), wanted_codes(graph, index, constant)
+    outputs = values.shape[0] * values.shape[1]
+    steps = np.broadcast_to(scale, (outputs,)).reshape(*values.shape[:2], 1)
+    return _Filter(index, constant, values * steps, scale)
 
 
 def wanted_codes(graph: Graph, index: int, constant: ConstantPlan) -> NDArray[np.float64]:
@@ -161,16 +312,6 @@ def wanted_codes(graph: Graph, index: int, constant: ConstantPlan) -> NDArray[np
     return np.asarray(result)
 
 
-def _by_input(graph: Graph, filter_: _Filter) -> NDArray[np.float64]:
-    """The largest |weight| that reads each input channel, relative to the filter's largest, float64[C]."""
-    op = graph.ops[filter_.index]
-    size = input_channels(graph, op)
-    largest = np.abs(filter_.values).max(axis=1)  # [groups, K]
-    return np.asarray(largest.reshape(largest.shape[0], -1, size // largest.shape[0]).max(axis=1).reshape(-1)) / max(
-        float(largest.max(initial=0.0)), 1e-30
-    )
-
-
 def _top(graph: Graph, plan: GraphPlan, writer: int, held: ActivationPlan) -> float:
     """The largest value that the planned tensor takes, in its own real units."""
     ends = code_limits(held.params.dtype) if held.bits is None else limits(held.bits)
@@ -183,20 +324,26 @@ def _top(graph: Graph, plan: GraphPlan, writer: int, held: ActivationPlan) -> fl
 
 
 def _constants(
-    graph: Graph, plan: GraphPlan, new: _Filter, factors: NDArray[np.float64], writes: bool
+    graph: Graph, plan: GraphPlan, new: _Filter, members: ChannelClass, factors: NDArray[np.float64], target: Target
 ) -> dict[tuple[int, int], ConstantPlan] | None:
-    """The plans of a moved filter and of its bias; None where the bias would leave its type."""
-    op, row, scale = graph.ops[new.index], info(graph.ops[new.index]), new.scale
+    """The plans of a moved filter and of its bias; None where the bias would leave its type, or the rescale its range."""
+    op, row = graph.ops[new.index], info(graph.ops[new.index])
     assert row is not None and row.bias is not None
-    shrunk = float(new.plan.params.scale[0]) / scale
-    codes = np.clip(round_real(new.values / scale, Rounding.HALF_EVEN), -new.high, new.high)
-    params = QuantParams(new.plan.params.dtype, np.float32(scale), new.plan.params.zero_point)
+    old, shrunk = new.plan.params, new.plan.params.scale.astype(np.float64) / new.scale
+    x, y = plan.activations[op.inputs[0]].params, plan.activations[op.outputs[0]].params
+    unit = float(x.scale[0]) * old.scale.astype(np.float64) / float(y.scale[0])
+    least, most = scale_multiples(unit, target.arithmetic.requantizer_of(op.code).shift_range)
+    if (1 / shrunk).min() < least or (1 / shrunk).max() > most:
+        return None
+    written = factors if new.index in members.writers else np.ones(1)
     inputs = new.plan.input_gains
+    if new.index in members.readers:
+        inputs = factors if inputs is None else inputs * factors
     changed = new.plan.with_(
-        params=params,
-        step=np.asarray(new.plan.step) * shrunk * (factors if writes else 1.0),
-        codes=ungrouped(op, codes, graph.tensors[op.inputs[1]].shape).astype(params.dtype),
-        input_gains=inputs if writes else factors if inputs is None else inputs * factors,
+        params=QuantParams(old.dtype, np.float32(new.scale), old.zero_point, old.axis),
+        step=_one_or_many(np.asarray(new.plan.step) * shrunk * written),
+        codes=ungrouped(op, new.codes, graph.tensors[op.inputs[1]].shape).astype(old.dtype),
+        input_gains=inputs,
         reason=f"{new.plan.reason}; channels equalized",
     )
     result = {(new.index, 1): changed}
@@ -204,9 +351,13 @@ def _constants(
     if bias is None:
         return result
     held = graph.tensors[op.inputs[row.bias]].data if len(op.inputs) > row.bias and op.inputs[row.bias] >= 0 else None
-    step = np.asarray(bias.step) * shrunk * (factors if writes else 1.0)
+    step = np.asarray(bias.step) * shrunk * written
     if bias.codes is not None or (held is not None and np.abs(held * step).max(initial=0.0) > _BIAS_LIMIT):
         return None
-    unit = QuantParams(bias.params.dtype, np.float32(bias.params.scale / shrunk), bias.params.zero_point, bias.params.axis)
-    result[new.index, row.bias] = bias.with_(params=unit, step=step)
+    params = QuantParams(bias.params.dtype, np.float32(bias.params.scale / shrunk), bias.params.zero_point, bias.params.axis)
+    result[new.index, row.bias] = bias.with_(params=params, step=_one_or_many(step))
     return result
+
+
+def _one_or_many(step: NDArray[np.float64]) -> float | NDArray[np.float64]:
+    return float(step.reshape(-1)[0]) if step.size == 1 else step

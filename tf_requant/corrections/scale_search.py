@@ -62,3 +62,16 @@ def best_scale(
         errors.append(error if multiple.size > 1 else error.sum(keepdims=True))
     best = np.argmin(errors, axis=0)
     return np.asarray(multiples[best, np.arange(multiples.shape[1])])
+
+
+def scale_multiples(ratios: NDArray[np.float64], shifts: tuple[int, int]) -> tuple[float, float]:
+    """Between which multiples of a filter's scale its rescale's shift stays in a target's range.
+
+    Args:
+        ratios: s_in * s_w / s_out of each output.
+        shifts: the lowest and the highest shift, right if > 0.
+    """
+    lowest, highest = shifts
+    with np.errstate(over="ignore"):  # a device of floats has no end
+        ends = np.exp2(np.array([-highest, -lowest], np.float64))
+    return float(ends[0]) / float(ratios.min()), float(ends[1]) / float(ratios.max())

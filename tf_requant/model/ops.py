@@ -50,6 +50,7 @@ class OpInfo:
         channel_axis: the filter's output-channel dimension.
         homogeneous: f(a x) = a f(x) for a > 0, so a gain passes through.
         additive: a sum of its inputs: they and the output share a gain.
+        by_channel: where inputs and output have as many channels (last axis), a channel depends on its own kind alone.
         scale_free: the result doesn't depend on the input's scale at all (ARG_MAX).
         rescales: dtypes in which a `same` op's kernel rescales its inputs to the output's parameters.
         fixed: for rule `fixed`, dtype -> (scale, zero_point).
@@ -65,6 +66,7 @@ class OpInfo:
     channel_axis: int = 0
     homogeneous: bool = False
     additive: bool = False
+    by_channel: bool = False
     scale_free: bool = False
     rescales: tuple[str, ...] = ()
     fixed: tuple[tuple[str, float, int], ...] = ()
@@ -91,29 +93,29 @@ OPS: dict[str, OpInfo] = {
     "FULLY_CONNECTED": OpInfo("free", (1, 4, 7), filter=1, bias=2),
     "TRANSPOSE_CONV": OpInfo("free", (1, 2, 3), ("1.9.0", "2.2.0", "2.3.0"), data=2, filter=1, bias=3),
     # arithmetic
-    "ADD": OpInfo("free", (1, 2, 3), ("1.5.0", "1.14.0", "2.4.0"), homogeneous=True, additive=True),
-    "SUB": OpInfo("free", (1, 2, 5), ("1.6.0", "1.14.0", "2.4.0"), homogeneous=True, additive=True),
+    "ADD": OpInfo("free", (1, 2, 3), ("1.5.0", "1.14.0", "2.4.0"), homogeneous=True, additive=True, by_channel=True),
+    "SUB": OpInfo("free", (1, 2, 5), ("1.6.0", "1.14.0", "2.4.0"), homogeneous=True, additive=True, by_channel=True),
     "MUL": OpInfo("free", (1, 2, 4)),
-    "MEAN": OpInfo("free", (1, 2, 3), ("1.6.0", "1.14.0", "2.4.0"), homogeneous=True),
-    "RELU": OpInfo("free", (2, 2, 3), ("1.14.0", "1.14.0", "2.5.0"), homogeneous=True),
+    "MEAN": OpInfo("free", (1, 2, 3), ("1.6.0", "1.14.0", "2.4.0"), homogeneous=True, by_channel=True),
+    "RELU": OpInfo("free", (2, 2, 3), ("1.14.0", "1.14.0", "2.5.0"), homogeneous=True, by_channel=True),
     "RELU6": OpInfo("free", (1, 2, 3), ("1.5.0", "1.14.0", "2.5.0")),
     "RELU_N1_TO_1": OpInfo("free", (1, 1, None)),
     "LEAKY_RELU": OpInfo("free", (1, 1, 2), ("1.13.1", "1.13.1", "2.3.0"), homogeneous=True),
     "PRELU": OpInfo("free", (1, 1, 1), ("1.8.0", "1.8.0", "1.8.0"), homogeneous=True),
     "HARD_SWISH": OpInfo("free", (1, 1, None), ("1.15.0", "1.15.0", "")),
-    "QUANTIZE": OpInfo("free", (1, 1, 2), ("1.14.0", "1.14.0", "1.15.0"), homogeneous=True),
+    "QUANTIZE": OpInfo("free", (1, 1, 2), ("1.14.0", "1.14.0", "1.15.0"), homogeneous=True, by_channel=True),
     "DEQUANTIZE": OpInfo("free", (1, 2, 3), ("1.13.1", "1.14.0", "1.15.0")),
     # pooling and movement: raw codes
-    "AVERAGE_POOL_2D": _same((1, 2, 3)),
-    "MAX_POOL_2D": _same((1, 2, 3)),
+    "AVERAGE_POOL_2D": _same((1, 2, 3), by_channel=True),
+    "MAX_POOL_2D": _same((1, 2, 3), by_channel=True),
     "CONCATENATION": _same((1, 2, 3), rescales=("uint8",)),
     "SPLIT": _same((1, 2, 4), data=1),
     "SPLIT_V": _same((1, 2, 2), "1.13.1", "2.3.0", "2.3.0"),
-    "PAD": _same((1, 2, 3), "1.5.0", "1.14.0", "2.4.0"),
+    "PAD": _same((1, 2, 3), "1.5.0", "1.14.0", "2.4.0", by_channel=True),
     "PADV2": _same((1, 2, 3), "1.9.0", "1.14.0", "2.4.0"),
     "MIRROR_PAD": _same((1, 2, 3), "1.13.1", "2.3.0", "2.12.0"),
-    "RESHAPE": _same((1, 1, 1), "1.5.0", "1.5.0", "1.5.0"),
-    "SQUEEZE": _same((1, 1, 1), "1.6.0", "1.6.0", "1.6.0"),
+    "RESHAPE": _same((1, 1, 1), "1.5.0", "1.5.0", "1.5.0", by_channel=True),
+    "SQUEEZE": _same((1, 1, 1), "1.6.0", "1.6.0", "1.6.0", by_channel=True),
     "EXPAND_DIMS": _same((1, 1, 1), "1.10.0", "1.10.0", "1.10.0"),
     "TRANSPOSE": _same((1, 2, 5), "1.6.0", "1.14.0", "2.4.0"),
     "SLICE": _same((1, 2, 4), "1.14.0", "1.14.0", "2.4.0"),
@@ -123,8 +125,8 @@ OPS: dict[str, OpInfo] = {
     "TILE": _same((1, 3, 1), "1.10.1", "2.8.0", "1.10.1"),
     "GATHER": _same((1, 2, 4), "1.6.0", "1.14.0", "2.4.0"),
     "GATHER_ND": _same((1, 1, 3), "1.14.0", "1.14.0", "2.5.0"),
-    "RESIZE_BILINEAR": _same((1, 2, 4), "1.7.0", "1.14.0", "2.5.0"),
-    "RESIZE_NEAREST_NEIGHBOR": _same((1, 2, 4), "1.13.1", "1.14.0", "2.4.0"),
+    "RESIZE_BILINEAR": _same((1, 2, 4), "1.7.0", "1.14.0", "2.5.0", by_channel=True),
+    "RESIZE_NEAREST_NEIGHBOR": _same((1, 2, 4), "1.13.1", "1.14.0", "2.4.0", by_channel=True),
     "MAXIMUM": _same((1, 2, 4), "1.14.0", "1.14.0", "2.3.0"),
     "MINIMUM": _same((1, 2, 4), "1.14.0", "1.14.0", "2.3.0"),
     "REDUCE_MAX": _same((1, 2, 3), "1.11.0", "1.14.0", "2.5.0"),

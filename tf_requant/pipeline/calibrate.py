@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from tf_requant.calibration.layers import has_filter
 from tf_requant.calibration.sensitivity import disturbed
 from tf_requant.calibration.statistics import KEY, Calibration, count_codes, larger
 from tf_requant.errors import CalibrationError, UsageError
@@ -84,7 +83,6 @@ def calibrate(
     inputs = {spec.name: np.concatenate([batch[spec.name] for batch in batches]) for spec in specs}
     graph, host = model.main, Host(model)
     wanted = {i for i, t in enumerate(graph.tensors) if t.is_activation and t.dtype in ("uint8", "int8")}
-    written = {op.outputs[0] for i, op in enumerate(graph.ops) if has_filter(graph, i)} & wanted
     histograms: dict[int, Any] = {}
     peaks: dict[int, Any] = {}
     try:
@@ -92,9 +90,10 @@ def calibrate(
         for n in range(len(batches)):
             sample = {t: inputs[spec.name][n : n + 1] for t, spec in zip(graph.inputs, specs)}
             for tensor, codes in simulator.walk(sample):
-                if tensor in wanted:
-                    histograms[tensor] = count_codes(histograms.get(tensor), codes)
-                if tensor in written:
+                if tensor not in wanted:
+                    continue
+                histograms[tensor] = count_codes(histograms.get(tensor), codes)
+                if codes.ndim and codes.size:
                     quant = graph.tensors[tensor].quant
                     peaks[tensor] = larger(peaks.get(tensor), codes, 0 if quant is None else int(quant.zero_point[0]))
             if progress is not None:

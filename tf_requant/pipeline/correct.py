@@ -1,9 +1,10 @@
 """Composes the corrections: plans with what they ask for, runs the layer pass, keeps what helps on samples held back."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tf_requant.calibration.statistics import Calibration
 from tf_requant.calibration.synthetic import synthetic_codes
@@ -16,6 +17,7 @@ from tf_requant.model.verify import check
 from tf_requant.numerics.arithmetic import Arithmetic
 from tf_requant.pipeline.calibrate import macs
 from tf_requant.pipeline.inputs import input_specs
+from tf_requant.pipeline.lanes import is_clear
 from tf_requant.pipeline.reconstruct import Outcome, Pass, Progress, Samples, floors
 from tf_requant.plan import Plan
 from tf_requant.planning.planner import plan_model
@@ -44,14 +46,14 @@ class Corrected:
         applied: the corrections that are in it, by name.
         note: one sentence on what was measured; empty where nothing was.
         learned: whether the calibration data shaped it, so that evaluating on them would flatter.
-        error: of the scores on the samples that judged, over their squared value; infinite where none did.
+        errors: of the scores on each sample that judged, over the squared value of all, float64[samples]; empty where none did.
     """
 
     plan: Plan
     applied: tuple[str, ...]
     note: str = ""
     learned: bool = False
-    error: float = np.inf
+    errors: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
 
 
 @dataclass(frozen=True)
@@ -101,18 +103,23 @@ class Corrector:
             return replace(alone, note="; ".join(filter(None, (few, alone.note))))
         if not set(self.asked) - set(before):
             return Corrected(plain, before, "the corrections that were asked for use no data")
-        observed = calibration if "folding" in self.asked else replace(calibration, noise={})
-        plan = self._plan(observed)[0]
-        useless = () if self.target.activation.scale == "power_of_two" else ("folding",)
+        plan, useless = self._plan(calibration)[0], []
+        if self.target.activation.scale != "power_of_two":
+            useless.append("folding")
+        if all(a.channel_gains is None for a in plan.graphs[0].activations.values()) and not self.named:
+            useless.append(EQUALIZATION)
         applied = tuple(n for n in self.asked if n not in useless)
         return self._judged(plain, before, plan, applied, self.samples(calibration))
 
     def _plan(self, calibration: Calibration | None) -> tuple[Plan, tuple[str, ...]]:
-        plan, applied = self.planned(calibration, "thresholds" in self.asked), []
-        if EQUALIZATION in self.asked and self.target.weight.codebook is not None:
+        observed = calibration
+        if calibration is not None and "folding" not in self.asked:
+            observed = replace(calibration, noise={})
+        plan, applied = self.planned(observed, "thresholds" in self.asked), []
+        if EQUALIZATION in self.asked and self.named and self.target.weight.codebook is not None:
             raise UsageError(f"equalization would leave the codebooks of target {self.target.name}: leave it out")
         if EQUALIZATION in self.asked and calibration is not None:
-            plan = equalize(self.source, plan, calibration.peaks)
+            plan = equalize(self.source, plan, calibration, self.target)
             applied.append(EQUALIZATION)
         for name in self.asked:
             if name in CORRECTIONS:
@@ -156,9 +163,10 @@ class Corrector:
         unchanged, base = known or self._run(plain, frozenset(), samples, True)[:2]
         better, alone = after.error < unchanged.error, None
         if not self.named and layerwise != {"bias"} and after.error > CLEAR * unchanged.error:
-            # All of it together gains little or nothing: its most robust part alone may gain more.
+            # All of it together gains little or nothing: its most robust part alone may gain more. Few samples judge, so
+            # what is better on average elsewhere stays unless it clearly loses, to the model without it or to that part.
             alone = self._judged(plain, before, plain, (*before, "bias"), samples, kind, (unchanged, base))
-        beaten = alone is not None and alone.error < after.error
+        beaten = alone is not None and (not better or is_clear(after.errors - alone.errors, after.errors))
         keep = (self.named or better) and not beaten
         outcome, result, names = (after, corrected, applied) if keep else (unchanged, base, before)
         kept, left = ("kept", "left out, since bias alone gains more") if better else ("kept as asked", "left out")
@@ -169,16 +177,16 @@ class Corrector:
         )
         if alone is not None and beaten:
             return replace(alone, note=f"{note}. Then {alone.note}")
-        return Corrected(_with_measured(result, outcome), names, note, keep and not kind, outcome.error)
+        return Corrected(_with_measured(result, outcome), names, note, keep and not kind, outcome.errors)
 
     @property
     def arithmetic(self) -> Arithmetic:
         """In what the result runs while it is corrected."""
         return arithmetic_of(self.target)
 
-    def judged_error(self, plan: Plan, samples: Callable[[Model], Samples]) -> float:
-        """Of the scores on the samples that judge, over their squared value."""
-        return self._run(plan, frozenset(), samples, True)[0].error
+    def judged_errors(self, plan: Plan, samples: Callable[[Model], Samples]) -> NDArray[np.float64]:
+        """Of the scores on each sample that judges, over the squared value of all, float64[samples]."""
+        return self._run(plan, frozenset(), samples, True)[0].errors
 
     def _run(
         self, plan: Plan, methods: frozenset[str], samples: Callable[[Model], Samples], judging: bool

@@ -72,7 +72,7 @@ def distill(corrector: Corrector, corrected: Corrected, calibration: Calibration
     for index, layer in found.items():
         constants |= _constants(result.main, run, index, run.pairs()[index], layer)
     moved = replace(corrected.plan, graphs=(plan.with_(constants=constants), *corrected.plan.graphs[1:]))
-    before, after = (corrector.judged_error(p, samples) for p in (corrected.plan, moved))
+    before, after = (float(corrector.judged_errors(p, samples).sum()) for p in (corrected.plan, moved))
     kept = after < before
     note = (
         f"{DISTILLATION}: {'kept' if kept else 'left out'}; the scores' squared error on {held.judges} samples held back goes from "
@@ -82,7 +82,7 @@ def distill(corrector: Corrector, corrected: Corrected, calibration: Calibration
     if not kept:
         return replace(corrected, note=notes)
     applied = (*corrected.applied, DISTILLATION)
-    return replace(corrected, plan=moved, applied=applied, note=notes, learned=True, error=after)
+    return replace(corrected, plan=moved, applied=applied, note=notes, learned=True)
 
 
 def _layer(source: Graph, graph: Graph, run: Pass, index: int, origin: int) -> Trained:

@@ -16,6 +16,9 @@ from tf_requant.simulator.simulator import Run, Simulator
 
 Inputs = dict[int, NDArray[Any]]
 
+_WORTH, _SURE = 0.98, 2.0
+"""What a change must leave of the error at most, and how many standard errors it must gain."""
+
 
 class Lane:
     """One model and many samples, at one place of the graph.
@@ -150,8 +153,8 @@ class Meeting:
     def __init__(self, gains: Mapping[str, float | NDArray[np.float64]], names: Iterable[str], samples: int) -> None:
         self._gains, self._names, self._samples = gains, set(names), samples
         self._waiting: dict[tuple[int, str], tuple[int, Graph, int, NDArray[Any]]] = {}
-        self.errors: dict[str, float] = {}
-        self.powers: dict[str, float] = {}
+        self._errors: dict[str, NDArray[np.float64]] = {}
+        self._powers: dict[str, float] = {}
 
     def bring(self, side: int, graph: Graph, outputs: Sequence[dict[int, NDArray[Any]]]) -> None:
         """One lane's fresh outputs of each sample.
@@ -175,9 +178,27 @@ class Meeting:
         first, second = (brought, other) if side == 0 else (other, brought)
         source = in_reals(first[3], first[1], first[2])
         result = in_reals(second[3], second[1], second[2]) / self._gains.get(name, 1.0)
-        self.errors[name] = self.errors.get(name, 0.0) + float(((result - source) ** 2).sum())
-        self.powers[name] = self.powers.get(name, 0.0) + float((source**2).sum())
+        self._errors.setdefault(name, np.zeros(self._samples))[sample] += float(((result - source) ** 2).sum())
+        self._powers[name] = self._powers.get(name, 0.0) + float((source**2).sum())
 
     def relative(self) -> dict[str, float]:
         """Squared error over squared value, by tensor name."""
-        return {n: e / self.powers[n] if self.powers[n] else e for n, e in self.errors.items()}
+        return {n: float(e.sum()) for n, e in self._relative().items()}
+
+    def by_sample(self) -> NDArray[np.float64]:
+        """What each sample has of the sum of `relative`, float64[samples]."""
+        return np.sum([np.zeros(self._samples), *self._relative().values()], axis=0)
+
+    def _relative(self) -> dict[str, NDArray[np.float64]]:
+        return {n: e / self._powers[n] if self._powers[n] else e for n, e in self._errors.items()}
+
+
+def is_clear(gain: NDArray[np.float64], error: NDArray[np.float64]) -> bool:
+    """Whether what samples gain is no chance: some, and more than so many standard errors.
+
+    Args:
+        gain: by how much each sample's squared error falls, float64[samples].
+        error: what it falls from.
+    """
+    spread = float(gain.std(ddof=1)) * gain.size**0.5 if gain.size > 1 else 0.0
+    return float(gain.sum()) > max((1 - _WORTH) * float(error.sum()), _SURE * spread)

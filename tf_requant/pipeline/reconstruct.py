@@ -25,6 +25,7 @@ from tf_requant.calibration.moments import PairedMoments
 from tf_requant.corrections.bias import accumulator_unit, bias_codes, has_bias, mean_output, wanted_bias
 from tf_requant.corrections.equalization import wanted_codes
 from tf_requant.corrections.filters import Choice, Layer, choose
+from tf_requant.corrections.scale_search import scale_multiples
 from tf_requant.model.graph import Graph, Model, Op
 from tf_requant.model.ops import info
 from tf_requant.model.quant import QuantParams
@@ -72,13 +73,18 @@ class Outcome:
 
     Attributes:
         constants: the new plan of each constant that changed, by (source op, input position).
-        error: squared error of the scores on the judging samples, over their squared value.
+        errors: squared error of the scores on each of the judging samples, over the squared value of all, float64[samples].
         tensors: measured relative squared error of each compared tensor, by name.
     """
 
     constants: dict[tuple[int, int], ConstantPlan] = field(default_factory=dict)
-    error: float = 0.0
+    errors: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
     tensors: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def error(self) -> float:
+        """Squared error of the scores on the judging samples, over their squared value."""
+        return float(self.errors.sum())
 
 
 @dataclass(frozen=True)
@@ -140,7 +146,7 @@ class Pass:
         finally:
             ours.close()
             theirs.close()
-        outcome.error = sum(verdict.relative().values())
+        outcome.errors = verdict.by_sample()
         outcome.tensors = meeting.relative()
         return outcome
 
@@ -275,10 +281,7 @@ class Pass:
         if y is None:
             return 0.0, np.inf
         ratios = accumulator_unit(graph, op) / float(y.scale[0])
-        lowest, highest = self.target.arithmetic.requantizer_of(op.code).shift_range
-        with np.errstate(over="ignore"):  # a device of floats has no end
-            ends = np.exp2(np.array([-highest, -lowest], np.float64))
-        return float(ends[0]) / float(ratios.min()), float(ends[1]) / float(ratios.max())
+        return scale_multiples(ratios, self.target.arithmetic.requantizer_of(op.code).shift_range)
 
     def _input_ratio(self, source: Graph, graph: Graph, index: int, origin: int) -> NDArray[np.float32]:
         """A step of the source's input in steps of the result's, to be multiplied with rows."""

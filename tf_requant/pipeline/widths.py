@@ -22,6 +22,7 @@ from tf_requant.errors import UsageError
 from tf_requant.pipeline.activation_errors import ActivationErrors, activations_of, codes_of
 from tf_requant.pipeline.calibrate import products
 from tf_requant.pipeline.correct import HELD_BACK, Corrector, decibels
+from tf_requant.pipeline.lanes import is_clear
 from tf_requant.pipeline.reconstruct import Progress
 from tf_requant.pipeline.trials import Trials
 from tf_requant.pipeline.width_errors import WidthErrors, layers_of
@@ -36,8 +37,6 @@ NOUNS = {ACTIVATIONS: "activations"}
 """What is chosen for, by what a budget limits; layers elsewhere."""
 EXCHANGES = 24
 """Exchanges of bits between two layers that are tried at most."""
-_WORTH, _SURE = 0.98, 2.0
-"""An exchange is kept where the error falls to this share, by more than so many standard errors over the samples."""
 _STEPS = 46
 """Budgets of the frontier, in hundredths of the widest down from 100."""
 
@@ -260,7 +259,7 @@ class Search:
                 break
             tried.add(tuple(sorted(best.items())))
             found = self.candidates.measured(best)
-            if _is_clear(error - found, error):
+            if is_clear(error - found, error):
                 chosen, error, kept = best, found, kept + 1
             if self.progress is not None:
                 self.progress(number + 1, EXCHANGES)
@@ -290,12 +289,6 @@ class Search:
             if tuple(sorted(found.items())) not in tried:
                 return found
         return None
-
-
-def _is_clear(gain: NDArray[np.float64], error: NDArray[np.float64]) -> bool:
-    """Whether what samples gain is no chance: some, and more than so many standard errors."""
-    spread = float(gain.std(ddof=1)) * gain.size**0.5 if gain.size > 1 else 0.0
-    return float(gain.sum()) > max((1 - _WORTH) * float(error.sum()), _SURE * spread)
 
 
 def _ceiling(share: float) -> float:

@@ -1,45 +1,13 @@
 """Which tensors must share parameters, and which must share a gain."""
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Iterable
 
 from tf_requant.model.graph import Graph, Op
 from tf_requant.model.ops import Activation, fused_activation, info
+from tf_requant.model.partition import Partition, activations_around
 from tf_requant.plan import OpPlan, View
 from tf_requant.planning.schemes import activation_dtype
 from tf_requant.targets import Target
-
-
-class Partition:
-    """Disjoint sets of tensor indices (union-find with path halving)."""
-
-    def __init__(self, members: Iterable[int]) -> None:
-        """Starts with every member in a class of its own."""
-        self._parent = {m: m for m in members}
-
-    def find(self, member: int) -> int:
-        """The representative of a member's class."""
-        parent = self._parent
-        while parent[member] != member:
-            parent[member] = parent[parent[member]]
-            member = parent[member]
-        return member
-
-    def join(self, members: list[int]) -> None:
-        """Makes one class of the classes of all these members; the smallest index represents it."""
-        roots = sorted({self.find(m) for m in members})
-        for root in roots[1:]:
-            self._parent[root] = roots[0]
-
-    def classes(self) -> dict[int, list[int]]:
-        """The members of each class by its representative, ascending."""
-        result: dict[int, list[int]] = {}
-        for member in sorted(self._parent):
-            result.setdefault(self.find(member), []).append(member)
-        return result
-
-    def __contains__(self, member: Hashable) -> bool:
-        """Whether this is a member at all."""
-        return member in self._parent
 
 
 def target_tensors(graph: Graph, ops: tuple[OpPlan, ...], io_views: Iterable[tuple[int, View | None]]) -> list[int]:
@@ -68,7 +36,7 @@ def parameter_classes(graph: Graph, ops: tuple[OpPlan, ...], tensors: list[int],
         if row is None or not plan.on_accelerator:
             continue
         if (row.rule == "same" and dtype not in row.rescales) or (rule is not None and rule.scale == "same"):
-            partition.join(_activations(graph, op))
+            partition.join(activations_around(graph, op))
     return partition
 
 
@@ -77,7 +45,7 @@ def gain_classes(graph: Graph, ops: tuple[OpPlan, ...], tensors: list[int]) -> P
     partition = Partition(tensors)
     for op, plan in zip(graph.ops, ops):
         if plan.on_accelerator and passes_gain(graph, op):
-            partition.join(_activations(graph, op))
+            partition.join(activations_around(graph, op))
     return partition
 
 
@@ -115,7 +83,3 @@ def pinned_classes(
         for tensor in (*op.inputs, *op.outputs):
             pin(tensor, f"{graph.where(index)} works on real values")
     return pinned
-
-
-def _activations(graph: Graph, op: Op) -> list[int]:
-    return [t for t in (*op.inputs, *op.outputs) if t >= 0 and graph.tensors[t].is_activation]

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from tf_requant.model.partition import Partition
 from tf_requant.model.quant import QuantParams
 from tf_requant.numerics.affine import reexpress
 from tf_requant.planning.activations import least_errors, limits
-from tf_requant.planning.classes import Partition
 from tf_requant.planning.ranges import ValueRange
 from tf_requant.planning.schemes import is_narrow
 from tf_requant.planning.weights import Histogram

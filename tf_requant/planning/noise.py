@@ -2,15 +2,13 @@
 
 import numpy as np
 
+from tf_requant.calibration.sensitivity import LEFT_OVER
 from tf_requant.calibration.statistics import Calibration
 from tf_requant.model.graph import Graph
 from tf_requant.model.ops import OPS
+from tf_requant.model.partition import Partition
 from tf_requant.model.quant import code_limits
-from tf_requant.planning.classes import Partition
 from tf_requant.planning.weights import Histogram
-
-LEFT_OVER = 0.2
-"""The share of a filter's predicted rounding error that rounding by the inputs' covariance leaves: measured, 3 to 10 dB."""
 
 
 def noise_of_classes(graph: Graph, parameters: Partition, calibration: Calibration | None) -> dict[int, float]:

@@ -10,23 +10,18 @@ from tf_requant.calibration.statistics import Calibration
 from tf_requant.errors import UsageError
 from tf_requant.model.graph import Graph, Model, Tensor
 from tf_requant.model.ops import OPS, Activation, fused_activation, info
+from tf_requant.model.partition import Partition
 from tf_requant.model.quant import QuantParams, code_limits
+from tf_requant.model.shares import follows, is_mean, rounded
 from tf_requant.plan import ActivationPlan, ConstantPlan, GraphPlan, OpPlan, Plan, View
 from tf_requant.planning.activations import choose
-from tf_requant.planning.classes import (
-    Partition,
-    gain_classes,
-    parameter_classes,
-    pinned_classes,
-    target_tensors,
-)
+from tf_requant.planning.classes import gain_classes, parameter_classes, pinned_classes, target_tensors
 from tf_requant.planning.constants import accumulator_scale, least_filter_scale, plan_bias, plan_operand
 from tf_requant.planning.gains import Link, choose_gains
 from tf_requant.planning.noise import link_weight, noise_of_classes
 from tf_requant.planning.places import place_ops
 from tf_requant.planning.ranges import UNSEEN, ValueRange, implied_activation, is_compared, unseen_share, value_range
 from tf_requant.planning.schemes import activation_dtype, expressible, is_narrow, narrowed, per_channel, stored_in
-from tf_requant.planning.shares import follows, is_mean, rounded
 from tf_requant.planning.weights import Histogram, by_channel, histogram, plan_filter
 from tf_requant.planning.wishes import Wishes
 from tf_requant.targets import Target

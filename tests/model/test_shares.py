@@ -6,10 +6,10 @@ import pytest
 import tf_requant
 from tests import builders
 from tf_requant.model.graph import Graph
+from tf_requant.model.shares import is_mean, rounded
 from tf_requant.numerics.affine import reexpress
 from tf_requant.pipeline.simulate import checked_model
 from tf_requant.planning.ranges import UNSEEN, unseen_share
-from tf_requant.planning.shares import is_mean, rounded
 from tf_requant.targets import load_target
 
 SIDE = 4
