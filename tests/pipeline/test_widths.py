@@ -14,9 +14,10 @@ from tf_requant.io import tflite
 from tf_requant.model.graph import Model
 from tf_requant.pipeline.calibrate import products
 from tf_requant.pipeline.correct import Corrector
+from tf_requant.pipeline.lanes import is_clear
 from tf_requant.pipeline.simulate import checked_model
 from tf_requant.pipeline.width_errors import WidthErrors
-from tf_requant.pipeline.widths import Search, _is_clear
+from tf_requant.pipeline.widths import Search
 from tf_requant.planning.wishes import Wishes
 from tf_requant.sample import calibration_path, evaluation_path, model_path
 from tf_requant.simulator.profiles import TFLITE_REF
@@ -89,7 +90,7 @@ def test_the_frontier_is_monotone_and_the_prediction_adds_up() -> None:
     ],
 )
 def test_an_exchange_is_kept_where_samples_agree_on_it(gain: list[float], error: list[float], clear: bool) -> None:
-    assert _is_clear(np.array(gain), np.array(error)) is clear
+    assert is_clear(np.array(gain), np.array(error)) is clear
 
 
 def test_predicted_and_measured_errors_rank_plans_alike() -> None:

@@ -1,0 +1,46 @@
+"""`auto` keeps what samples held back speak for: few samples judge, so bias alone has to win clearly."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+import tf_requant
+from tf_requant.io.tflite import read
+from tf_requant.pipeline.correct import Corrector
+from tf_requant.pipeline.reconstruct import Outcome
+from tf_requant.plan import Plan
+from tf_requant.sample import calibration_path, model_path
+
+ALL = ("thresholds", "equalization", "rounding", "scale_search", "gptq", "error_folding", "bias")
+UNCHANGED = np.full(8, 1.0)
+ALTERNATING = np.array([1.0, -1.0] * 4)
+
+
+@pytest.mark.parametrize(
+    "whole, alone, kept",
+    [
+        (np.full(8, 0.8), np.full(8, 0.6), "bias"),  # each sample says so
+        (np.full(8, 0.8), 0.75 + 0.3 * ALTERNATING, "all"),  # better on average, by chance
+        (np.full(8, 0.8), np.full(8, 0.79), "all"),  # certain, and too little to speak of
+        (np.full(8, 1.1), np.full(8, 0.9), "bias"),  # all of it loses
+        (np.full(8, 1.1), 0.95 + 0.5 * ALTERNATING, "bias"),
+        (np.full(8, 1.1), np.full(8, 1.05), "nothing"),
+        (np.full(8, 0.4), np.full(8, 0.1), "all"),  # a clear gain is not put to the question
+    ],
+)
+def test_bias_alone_takes_the_place_of_all_only_where_it_clearly_wins(
+    whole: NDArray[np.float64], alone: NDArray[np.float64], kept: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(self: Corrector, plan: Plan, methods: frozenset[str], samples: Callable[..., Any], judging: bool) -> Any:
+        errors = UNCHANGED if not methods else alone if methods == {"bias"} else whole
+        return Outcome(errors=errors / 100), plan, 8
+
+    monkeypatch.setattr(Corrector, "_run", run)
+    with np.load(calibration_path()) as file:
+        calibration = tf_requant.calibrate(model_path(), file["images"][:40])
+    corrector = Corrector(read(model_path()), tf_requant.load_target("nna_sym8_per_channel"), (*ALL, "folding"), False)
+    found = corrector.correct(calibration)
+    assert found.applied == {"all": ALL, "bias": ("rounding", "bias"), "nothing": ("rounding",)}[kept]
