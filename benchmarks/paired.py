@@ -42,7 +42,7 @@ def main() -> None:
             )
             plan = corrector.correct(calibration).plan
             every = corrector.samples(replace(unseen, histograms={}, peaks={}), len(unseen))
-            errors[names] = 10 * np.log10(corrector.judged_errors(plan, every) + _TINY)
+            errors[names] = 10 * np.log10(len(unseen) * corrector.judged_errors(plan, every) + _TINY)
             gain = errors[names] - errors[AGAINST]
             spread = gain.std(ddof=1) / gain.size**0.5
             print(f"{target:<26} {names:<24.60} {errors[names].mean():>7.2f} {gain.mean():>+6.2f} +- {spread:.2f}", flush=True)

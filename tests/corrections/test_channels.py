@@ -34,26 +34,30 @@ def layer(b: Builder, code: str, data: int, shape: list[int], output: list[int],
 def block(between: str = "") -> tuple[Model, dict[str, int]]:
     """Conv, conv, their sum, what is asked for, the mean and a dense layer; the names of its tensors."""
     b = Builder()
-    x = b.activation([1, 4, 4, 3], "int8")
-    first = layer(b, "CONV_2D", x, [6, 3, 3, 3], [1, 4, 4, 6], Activation.RELU)
-    second = layer(b, "DEPTHWISE_CONV_2D", first, [1, 3, 3, 6], [1, 4, 4, 6])
-    total = b.activation([1, 4, 4, 6], "int8", 0.6)
+    x = b.activation([1, 4, 6, 3], "int8")
+    first = layer(b, "CONV_2D", x, [6, 3, 3, 3], [1, 4, 6, 6], Activation.RELU)
+    second = layer(b, "DEPTHWISE_CONV_2D", first, [1, 3, 3, 6], [1, 4, 6, 6])
+    total = b.activation([1, 4, 6, 6], "int8", 0.6)
     added = b.tensor([6], "int8", 0.1, 0, np.arange(6)) if between == "CONSTANT" else second
     b.op("ADD", [first, added], [total], "AddOptions", 2, potScaleInt16=False)
     outputs, axes = [], [1, 2]
     if between == "CONSTANT":
         outputs = [second]
     if between == "LOGISTIC":
-        gate = b.activation([1, 4, 4, 6], "int8", 1 / 256, -128)
+        gate = b.activation([1, 4, 6, 6], "int8", 1 / 256, -128)
         b.op("LOGISTIC", [total], [gate])
         outputs = [gate]
     if between == "OUTPUT":
         outputs = [total]
     if between == "MEAN":
         axes = [1, 3]
-    mean = b.activation([1, 4 if between == "MEAN" else 6], "int8", 0.6)
+    if between == "BOTH":  # a place of the sum reaches the end by a share of the mean and by itself
+        outputs = [layer(b, "CONV_2D", total, [2, 1, 1, 6], [1, 4, 6, 2])]
+    if between == "FLAT":  # a channel of the map is not an input of the dense layer
+        return read(b.finish([x], [layer(b, "FULLY_CONNECTED", total, [5, 144], [1, 5])])), {"total": total}
+    mean = b.activation([1, 6], "int8", 0.6)
     b.op("MEAN", [total, b.integers(axes)], [mean], "ReducerOptions", 2, keepDims=False)
-    end = layer(b, "FULLY_CONNECTED", mean, [5, 4 if between == "MEAN" else 6], [1, 5])
+    end = layer(b, "FULLY_CONNECTED", mean, [5, 6], [1, 5])
     return read(b.finish([x], [end, *outputs])), {"first": first, "second": second, "total": total, "mean": mean}
 
 
@@ -68,7 +72,7 @@ def test_a_sum_and_a_mean_tie_what_they_read_and_write() -> None:
     assert found.writers == (0, 1) and found.readers == (1, 4)  # the second convolution reads and writes the class
 
 
-@pytest.mark.parametrize("between", ["LOGISTIC", "OUTPUT", "CONSTANT", "MEAN"])
+@pytest.mark.parametrize("between", ["LOGISTIC", "OUTPUT", "CONSTANT", "MEAN", "FLAT"])
 def test_what_anything_else_sees_keeps_its_values(between: str) -> None:
     """A nonlinear op, an output, a constant addend, a mean over channels of a shape that hides it."""
     model, names = block(between)
@@ -95,6 +99,19 @@ def test_noise_is_carried_back_by_the_squares_of_the_weights() -> None:
         held = graph.tensors[tensor].quant
         assert held is not None
         assert found[tensor].sum() == pytest.approx(1 / float(held.scale[0]) ** 2)
+
+
+def test_the_noise_of_a_mean_is_that_of_a_place_over_how_many_there_are() -> None:
+    model, names = block("BOTH")
+    graph, total = model.main, names["total"]
+    noise = {t: 1.0 for t in (*names.values(), *graph.outputs)}
+    found = sensitivities(graph, Calibration("", {}, {}, noise, {}))
+    reader = next(op for op in graph.ops if op.inputs[0] == total and op.code == "CONV_2D")
+    weights = graph.tensors[reader.inputs[1]]
+    assert weights.quant is not None
+    real = np.asarray(weights.steps(), np.float64).reshape(2, 6) * float(weights.quant.scale[0])
+    wanted = found[names["mean"]] / 24 + (real**2 * found[reader.outputs[0]][:, None]).sum(axis=0)
+    np.testing.assert_allclose(found[total] / found[total].sum(), wanted / wanted.sum())
 
 
 def test_a_dead_channel_has_no_say() -> None:

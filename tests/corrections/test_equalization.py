@@ -15,6 +15,7 @@ from tf_requant.corrections.equalization import candidates, equalize, wanted_cod
 from tf_requant.io.tflite import read
 from tf_requant.model.graph import Graph, Model
 from tf_requant.model.ops import Activation, Padding, fused_activation
+from tf_requant.model.quant import QuantParams
 from tf_requant.plan import ConstantPlan, Plan
 from tf_requant.planning.planner import plan_model
 from tf_requant.sample import calibration_path, evaluation_path, model_path
@@ -136,7 +137,10 @@ def test_no_channel_gets_beyond_its_clamp() -> None:
         assert quant is not None
         peak = found.peaks[tensor][:, 0] * float(quant.scale[0])
         top = 6.0 if written is Activation.RELU6 else 127 * float(held.params.scale[0])
-        assert (held.channel_gains[peak > 0.999 * top] == 1).all()  # later, too, the clamp would not be the same
+        # Later, too, the clamp would not be the same.
+        source_end = 6.0 if written is Activation.RELU6 else float(quant.scale[0]) * min(255 - int(quant.zero_point[0]), int(quant.zero_point[0]))
+        assert (held.channel_gains[peak > min(top, source_end) - float(quant.scale[0])] >= 1).all()
+        assert (held.channel_gains[peak > 0.999 * top] == 1).all()
         inside = held.channel_gains > 1
         assert (held.channel_gains[inside] * peak[inside] <= top).all()
         stretched += int(inside.sum())
@@ -160,32 +164,66 @@ def test_a_depthwise_filter_with_a_scale_a_channel_stays_exact() -> None:
     assert free >= 5
 
 
-def test_channels_that_use_few_of_their_codes_get_finer_ones() -> None:
-    """Eight of sixteen channels go to 1/32 of the tensor's range, and what reads them multiplies them by as much."""
-    b, small = Builder(3), np.arange(16) >= 8
-    x = b.activation([1, 6, 6, 3], "int8", 1 / 128, 0)
-    weights = b.random.integers(-127, 128, (16, 3, 3, 3))
-    weights[small] = np.round(weights[small] / 32)
-    filters = b.tensor([16, 3, 3, 3], "int8", 0.01, 0, weights)
-    hidden = b.activation([1, 6, 6, 16], "int8", 8 / 255, -128)
+def two_layers(scale: float, weights: NDArray[np.int64], reading: NDArray[np.int64]) -> bytes:
+    """Convolutions to sixteen channels at a scale, rectified, and from them to five."""
+    b = Builder(3)
+    x, hidden = b.activation([1, 6, 6, 3], "int8", 1 / 128, 0), b.activation([1, 6, 6, 16], "int8", scale, -128)
+    filters, bias = b.tensor([16, 3, 3, 3], "int8", 0.01, 0, weights), b.tensor([16], "int32", 0.01 / 128, 0, np.zeros(16))
     step = {"strideW": 1, "strideH": 1, "padding": Padding.SAME}
-    bias = b.tensor([16], "int32", 0.01 / 128, 0, np.zeros(16))
     b.op("CONV_2D", [x, filters, bias], [hidden], "Conv2DOptions", 3, fusedActivationFunction=Activation.RELU, **step)
-    reading = b.random.choice([-1, 1], (5, 1, 1, 16)) * np.where(small, 96, 3)
-    dense = b.tensor([5, 1, 1, 16], "int8", 0.02, 0, reading)
-    scores, bias = b.activation([1, 6, 6, 5], "int8", 0.05), b.tensor([5], "int32", 0.02 * 8 / 255, 0, np.zeros(5))
+    dense, bias = b.tensor([5, 1, 1, 16], "int8", 0.02, 0, reading), b.tensor([5], "int32", 0.02 * scale, 0, np.zeros(5))
+    scores = b.activation([1, 6, 6, 5], "int8", 0.05)
     b.op("CONV_2D", [hidden, dense, bias], [scores], "Conv2DOptions", 3, **step)
-    model, data = b.finish([x], [scores]), np.random.default_rng(1).integers(-128, 128, (60, 6, 6, 3)).astype(np.int8)
-    found = {}
+    return b.finish([x], [scores])
+
+
+def decibels(model: bytes, target: str) -> tuple[float, float]:
+    """Of the scores on samples that no correction saw, by bias correction and by equalization ahead of it."""
+    data, found = np.random.default_rng(1).integers(-128, 128, (60, 6, 6, 3)).astype(np.int8), []
     for names in ("bias", "equalization,bias"):
-        result = tf_requant.requantize(model, "nna_sym8_per_channel", corrections=names, calibration=data[:40])
-        found[names] = tf_requant.validate(result.model_bytes, reference=model, data=data[40:]).quality["litert"].sqnr
-    assert found["equalization,bias"] > found["bias"] + 3
+        result = tf_requant.requantize(model, target, corrections=names, calibration=data[:40])
+        found.append(tf_requant.validate(result.model_bytes, reference=model, data=data[40:]).quality["litert"].sqnr)
+    return found[0], found[1]
 
 
-def test_auto_takes_it_where_it_pays_and_says_so() -> None:
-    data = images(calibration_path(), 40)
-    result = tf_requant.requantize(model_path(), "nna_sym8_per_channel", calibration=data)
-    assert "equalization" in result.report.corrections or "equalization" not in str(result.report.notes)
-    exact = tf_requant.requantize(model_path(), "tflite_int8", calibration=data)
+SMALL = np.arange(16) >= 8
+
+
+def uneven() -> bytes:
+    """Eight of sixteen channels go to 1/32 of the tensor's range, and what reads them multiplies them by as much."""
+    random = np.random.default_rng(3)
+    weights = random.integers(-127, 128, (16, 3, 3, 3))
+    weights[SMALL] = np.round(weights[SMALL] / 32)
+    return two_layers(8 / 255, weights, random.choice([-1, 1], (5, 1, 1, 16)) * np.where(SMALL, 96, 3))
+
+
+@pytest.mark.parametrize("target", ["nna_sym8_per_channel", "nna_usym8_pow2"])
+def test_channels_that_use_few_of_their_codes_get_finer_ones(target: str) -> None:
+    plain, stretched = decibels(uneven(), target)
+    assert stretched > plain + 2  # measured: 6.4 and 2.8
+
+
+@pytest.mark.parametrize("target", ["nna_sym8", "nna_sym8_pow2", "nna_usym8_pow2"])
+@pytest.mark.parametrize("scale", [0.0031, 0.0047, 0.018])
+def test_a_channel_that_saturates_in_the_source_does_so_at_the_same_value(target: str, scale: float) -> None:
+    """A factor below one would clamp it later, and the only one above is that which puts the result's clamp there."""
+    random = np.random.default_rng(3)
+    weights = random.integers(-127, 128, (16, 3, 3, 3))
+    weights[SMALL] = np.round(weights[SMALL] / 8)
+    plain, moved = decibels(two_layers(scale, weights, random.integers(-90, 91, (5, 1, 1, 16))), target)
+    # On a power of two the result's clamp is not the source's: 9.9 dB without the factor, 4.1 with any other that pays.
+    assert moved > plain - 1.0 + 15 * (scale == 0.0031 and target.endswith("pow2"))
+
+
+def test_a_filter_that_planning_clipped_may_stay_clipped() -> None:
+    values = np.array([[[128.0, 50.0]]]) / 256
+    filter_ = equalization._Filter(0, ConstantPlan(QuantParams("int8", np.float32(1 / 256), 0)), values, np.array([1 / 256]))
+    tight, same = (f.scale[0] for f in filter_.times(np.ones((1, 1, 1))))
+    assert (tight, same) == (1 / 128, 1 / 256)
+
+
+def test_auto_takes_it_where_it_pays_and_not_where_steps_are_kept() -> None:
+    data = np.random.default_rng(1).integers(-128, 128, (40, 6, 6, 3)).astype(np.int8)
+    assert "equalization" in tf_requant.requantize(uneven(), "nna_sym8_per_channel", calibration=data).report.corrections
+    exact = tf_requant.requantize(model_path(), "tflite_int8", calibration=images(calibration_path(), 40))
     assert "equalization" not in exact.report.corrections

@@ -6,9 +6,10 @@ far as it pays: dividing a filter's inputs by s re-rounds weights that may have 
 scale serves a whole filter, factors also bring channels of unlike ranges together (DFQ, arXiv 1906.04721, section 4.1).
 Candidates are judged by the predicted error of the scores, activations and filters together.
 
-A clamp (RELU6, or the end of the type) does not scale: a channel takes a factor only as far as it stays below the clamp
-before and after, a margin for unseen data included; one that reaches the clamp keeps s = 1. Tensors that all keep the
-source's own step are left alone: the same roundings happen there at the same places, and a factor would undo that.
+A clamp (RELU6, or the end of the type) does not scale: a channel takes a factor only as far as it stays below the clamps
+of source and result, a margin for unseen data included. One that reaches the source's clamp keeps s = 1, or takes the one
+factor that puts the result's clamp there. Tensors that all keep the source's own step are left alone: the same roundings
+happen there at the same places, and a factor would undo that.
 """
 
 from collections.abc import Mapping
@@ -140,7 +141,7 @@ class _Filter:
         return np.broadcast_to(self.scale, (outputs,)).reshape(*self.values.shape[:2], 1)
 
     def times(self, factors: NDArray[np.float64]) -> list["_Filter"]:
-        """With its values multiplied, once at the scales that hold them, once at those that leave as much unused as before."""
+        """With its values multiplied, once at the scales that hold them, once at those that clip or leave as much as before."""
         values = self.values * factors
         before, after = (np.abs(v).max(axis=2).reshape(-1) for v in (self.values, values))
         if self.scale.size == 1:
@@ -148,7 +149,7 @@ class _Filter:
         live = (before > 0) & (after > 0)
         tight = np.where(live, after / self.high, self.scale)
         wide = np.where(live, self.scale * np.divide(after, before, out=np.ones_like(after), where=before > 0), self.scale)
-        scales = [tight, np.maximum(tight, wide)]
+        scales = [tight, wide]
         if bool((np.log2(self.plan.params.scale) % 1 == 0).all()):
             scales = [2.0 ** np.ceil(np.log2(s) - 1e-6) for s in scales]
         # Float32 is what a file holds: rounding here keeps codes on the grid that the interpreter sees.
@@ -230,15 +231,32 @@ def _room(
     graph, peaks = found.graph, found.calibration.peaks
     channels = graph.tensors[members.tensors[0]].shape[-1]
     most, live = np.full(channels, _MOST), np.zeros(channels, bool)
+    fixed, shrinks = np.zeros(channels, bool), np.ones(channels, bool)
     for tensor in members.tensors:
-        quant, held = graph.tensors[tensor].quant, plan.activations[tensor]
-        if tensor not in peaks or len(peaks[tensor]) != channels or quant is None or held.params.zero_point.any():
+        quant, held, writer = graph.tensors[tensor].quant, plan.activations[tensor], graph.producers[tensor]
+        if tensor not in peaks or len(peaks[tensor]) != channels or quant is None:
             return None
-        reached = reach(peaks[tensor]) * float(quant.scale[0]) * held.gain
-        most = np.minimum(most, _top(graph, plan, graph.producers[tensor], held) / np.maximum(reached, 1e-30))
-        live |= peaks[tensor][:, 0] > 0
-    # A channel that gets to the clamp may not shrink either: the clamp would come later.
-    return np.where(live & (most > 1), _LEAST, 1.0), np.where(live, np.maximum(most, 1.0), 1.0)
+        step, highest = float(quant.scale[0]), peaks[tensor][:, 0]
+        ends = _ends(quant, code_limits(quant.dtype), fused_activation(graph.ops[writer]))
+        # A clamp that the source has at both ends may have been reached at the nearer one; where, a peak does not tell.
+        clamped = highest * step > min(e for e in ends if e > 0) - step
+        reached = np.where(clamped, highest, reach(peaks[tensor])) * step * held.gain
+        most = np.minimum(most, _top(graph, plan, writer, held) / np.maximum(reached, 1e-30))
+        fixed |= clamped & (min(ends) > 0)
+        shrinks &= ~clamped
+        live |= highest > 0
+    most = np.where(live & ~fixed & (most > 1 + _ALIGNED), most, 1.0)
+    return np.where(shrinks & (most > 1), _LEAST, most), most
+
+
+def _ends(quant: QuantParams, codes: tuple[int, int], fused: Activation) -> tuple[float, float]:
+    """How far values go below and above zero before a clamp, in real units."""
+    scale, point = float(quant.scale[0]), int(quant.zero_point[0])
+    low, high = ((point - codes[0]) * scale, (codes[1] - point) * scale)
+    if fused in (Activation.RELU, Activation.RELU6):
+        low = 0.0
+    limit = {Activation.RELU6: 6.0, Activation.RELU_N1_TO_1: 1.0}.get(fused, np.inf)
+    return min(low, limit), min(high, limit)
 
 
 def _read_power(found: _Prediction, members: ChannelClass) -> NDArray[np.float64]:
@@ -313,20 +331,20 @@ def wanted_codes(graph: Graph, index: int, constant: ConstantPlan) -> NDArray[np
 
 
 def _top(graph: Graph, plan: GraphPlan, writer: int, held: ActivationPlan) -> float:
-    """The largest value that the planned tensor takes, in its own real units."""
-    ends = code_limits(held.params.dtype) if held.bits is None else limits(held.bits)
-    low, high = (limit - int(held.params.zero_point[0]) for limit in ends)
-    fused = plan.ops[writer].activation or fused_activation(graph.ops[writer])
-    rectified = fused in (Activation.RELU, Activation.RELU6)
-    top = float(held.params.scale[0]) * (high if rectified else min(high, -low))
-    limit = {Activation.RELU6: 6.0, Activation.RELU_N1_TO_1: 1.0}.get(fused, top)
-    return min(top, limit)
+    """The largest value, of either sign where both occur, that the planned tensor takes, in its own real units."""
+    codes = code_limits(held.params.dtype) if held.bits is None else limits(held.bits)
+    ends = _ends(held.params, codes, plan.ops[writer].activation or fused_activation(graph.ops[writer]))
+    return min(e for e in ends if e > 0)
 
 
 def _constants(
     graph: Graph, plan: GraphPlan, new: _Filter, members: ChannelClass, factors: NDArray[np.float64], target: Target
 ) -> dict[tuple[int, int], ConstantPlan] | None:
-    """The plans of a moved filter and of its bias; None where the bias would leave its type, or the rescale its range."""
+    """The plans of a moved filter and of its bias.
+
+    None where the bias would leave its type or the rescale its range, and where planning chose the bias's codes, since
+    the target holds it in fewer bits.
+    """
     op, row = graph.ops[new.index], info(graph.ops[new.index])
     assert row is not None and row.bias is not None
     old, shrunk = new.plan.params, new.plan.params.scale.astype(np.float64) / new.scale

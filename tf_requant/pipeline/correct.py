@@ -30,7 +30,7 @@ from tf_requant.targets import Target
 HELD_BACK = 5
 """One sample in this many judges the corrections and takes no part in them."""
 CLEAR = 0.5
-"""An error below this share of what it was is a clear gain; a smaller gain has to beat the bias correction's own."""
+"""An error below this share of what it was is a clear gain; a smaller one is held against that of bias correction alone."""
 SYNTHETIC = 6
 """Samples of noise that stand in for data; two of them judge."""
 _SYNTHETIC_MACS = 4e9
