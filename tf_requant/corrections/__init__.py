@@ -1,6 +1,6 @@
 """Methods that bring a result nearer to its source, one file each; each is usable alone and `auto` composes them.
 
-Two act where scales are chosen (`planning` is handed what they need), one on a finished plan, four inside the pass in
+Two act where scales are chosen (`planning` is handed what they need), three on a finished plan, four inside the pass in
 which `pipeline` runs source and result side by side.
 """
 
@@ -23,12 +23,15 @@ LAYERWISE = ("scale_search", "gptq", "error_folding", "bias")
 EQUALIZATION = "equalization"
 """Factors per channel between filters, from the peaks of the channels on data."""
 
+MOMENTS = "moments"
+"""Scales that fit the rounded filter best. With data, `scale_search` asks for what fits its output best."""
+
 DISTILLATION = "distillation"
 """Filters, codebooks and biases moved by gradient (extra `tensorflow`): not in `auto`, since it takes minutes."""
 
-NAMES = (*PLANNED, EQUALIZATION, *CORRECTIONS, *LAYERWISE, DISTILLATION)
+NAMES = (*PLANNED, EQUALIZATION, *CORRECTIONS, MOMENTS, *LAYERWISE, DISTILLATION)
 """Every name, in running order."""
-WITHOUT_DATA = ("rounding", "bias")
+WITHOUT_DATA = ("rounding", MOMENTS, "bias")
 """Those that work without data: `bias` then takes synthetic inputs."""
 
 
@@ -43,7 +46,7 @@ def chosen(names: str | Iterable[str], with_data: bool = False) -> tuple[str, ..
     if names in ("none", ""):
         return ()
     if names == "auto":
-        return tuple(n for n in NAMES if n != DISTILLATION) if with_data else WITHOUT_DATA
+        return tuple(n for n in NAMES if n not in (MOMENTS, DISTILLATION)) if with_data else WITHOUT_DATA
     asked = [n.strip() for n in names.split(",")]
     for name in sorted(asked, key=lambda n: n in NAMES):  # a name that is none comes first
         if name not in NAMES:

@@ -18,11 +18,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from tf_requant.calibration.layers import grouped, has_filter, input_channels, per_input, ungrouped
+from tf_requant.calibration.layers import grouped, has_filter, input_channels, per_input
 from tf_requant.calibration.sensitivity import LEFT_OVER
 from tf_requant.calibration.statistics import Calibration, reach
 from tf_requant.corrections.channels import ChannelClass, channel_classes, channel_powers, sensitivities
-from tf_requant.corrections.scale_search import scale_multiples
+from tf_requant.corrections.refit import Refit, refitted
 from tf_requant.model.graph import Graph, Model
 from tf_requant.model.ops import Activation, fused_activation, info
 from tf_requant.model.quant import QuantParams, code_limits
@@ -39,7 +39,6 @@ _LEVELS = (0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0, 8.0)
 """Multiples of the factors that balance a channel's own noise with that of the weights that read it."""
 _WORTH = 0.95
 """A class is equalized where its predicted error falls below this share of what it was."""
-_BIAS_LIMIT = 2**30
 _ALIGNED = 1e-5
 
 
@@ -184,7 +183,12 @@ def _equalized(found: _Prediction, plan: GraphPlan, members: ChannelClass, targe
     factors, moved, parts_ = chosen
     constants = dict(plan.constants)
     for new in parts_:
-        changed = _constants(graph, moved, new, members, factors, target)
+        inputs = new.plan.input_gains
+        if new.index in members.readers:
+            inputs = factors if inputs is None else inputs * factors
+        written = factors if new.index in members.writers else np.ones(1)
+        refit = Refit(new.index, new.scale, new.codes, written, inputs, "channels equalized")
+        changed = refitted(graph, moved, refit, target)
         if changed is None:
             return None
         constants.update(changed)
@@ -335,47 +339,3 @@ def _top(graph: Graph, plan: GraphPlan, writer: int, held: ActivationPlan) -> fl
     codes = code_limits(held.params.dtype) if held.bits is None else limits(held.bits)
     ends = _ends(held.params, codes, plan.ops[writer].activation or fused_activation(graph.ops[writer]))
     return min(e for e in ends if e > 0)
-
-
-def _constants(
-    graph: Graph, plan: GraphPlan, new: _Filter, members: ChannelClass, factors: NDArray[np.float64], target: Target
-) -> dict[tuple[int, int], ConstantPlan] | None:
-    """The plans of a moved filter and of its bias.
-
-    None where the bias would leave its type or the rescale its range, and where planning chose the bias's codes, since
-    the target holds it in fewer bits.
-    """
-    op, row = graph.ops[new.index], info(graph.ops[new.index])
-    assert row is not None and row.bias is not None
-    old, shrunk = new.plan.params, new.plan.params.scale.astype(np.float64) / new.scale
-    x, y = plan.activations[op.inputs[0]].params, plan.activations[op.outputs[0]].params
-    unit = float(x.scale[0]) * old.scale.astype(np.float64) / float(y.scale[0])
-    least, most = scale_multiples(unit, target.arithmetic.requantizer_of(op.code).shift_range)
-    if (1 / shrunk).min() < least or (1 / shrunk).max() > most:
-        return None
-    written = factors if new.index in members.writers else np.ones(1)
-    inputs = new.plan.input_gains
-    if new.index in members.readers:
-        inputs = factors if inputs is None else inputs * factors
-    changed = new.plan.with_(
-        params=QuantParams(old.dtype, np.float32(new.scale), old.zero_point, old.axis),
-        step=_one_or_many(np.asarray(new.plan.step) * shrunk * written),
-        codes=ungrouped(op, new.codes, graph.tensors[op.inputs[1]].shape).astype(old.dtype),
-        input_gains=inputs,
-        reason=f"{new.plan.reason}; channels equalized",
-    )
-    result = {(new.index, 1): changed}
-    bias = plan.constants.get((new.index, row.bias))
-    if bias is None:
-        return result
-    held = graph.tensors[op.inputs[row.bias]].data if len(op.inputs) > row.bias and op.inputs[row.bias] >= 0 else None
-    step = np.asarray(bias.step) * shrunk * written
-    if bias.codes is not None or (held is not None and np.abs(held * step).max(initial=0.0) > _BIAS_LIMIT):
-        return None
-    params = QuantParams(bias.params.dtype, np.float32(bias.params.scale / shrunk), bias.params.zero_point, bias.params.axis)
-    result[new.index, row.bias] = bias.with_(params=params, step=_one_or_many(step))
-    return result
-
-
-def _one_or_many(step: NDArray[np.float64]) -> float | NDArray[np.float64]:
-    return float(step.reshape(-1)[0]) if step.size == 1 else step

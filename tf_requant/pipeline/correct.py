@@ -8,8 +8,9 @@ from numpy.typing import NDArray
 
 from tf_requant.calibration.statistics import Calibration
 from tf_requant.calibration.synthetic import synthetic_codes
-from tf_requant.corrections import CORRECTIONS, EQUALIZATION, LAYERWISE
+from tf_requant.corrections import CORRECTIONS, EQUALIZATION, LAYERWISE, MOMENTS
 from tf_requant.corrections.equalization import equalize
+from tf_requant.corrections.moments import preserve_power
 from tf_requant.errors import UsageError
 from tf_requant.io.data import feed
 from tf_requant.model.graph import Graph, Model
@@ -125,6 +126,11 @@ class Corrector:
             if name in CORRECTIONS:
                 plan = CORRECTIONS[name](self.source, plan)
                 applied.append(name)
+        if MOMENTS in self.asked:
+            fitted = preserve_power(self.source, plan, self.target)
+            if self.named or fitted is not plan:
+                applied.append(MOMENTS)
+            plan = fitted
         return plan, tuple(applied)
 
     def _without_data(self, plan: Plan, before: tuple[str, ...]) -> Corrected:
