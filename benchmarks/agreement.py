@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 import tf_requant
-from tf_requant.corrections import NAMES, WITHOUT_DATA
+from tf_requant.corrections import DISTILLATION, NAMES, WITHOUT_DATA, chosen
 
 SHARED = Path(os.environ.get("TF_REQUANT_SHARED", Path(__file__).resolve().parents[2] / "shared"))
 CORE = (
@@ -82,11 +82,12 @@ def rows(ablation: bool) -> Iterator[tuple[str, str, bool]]:
     """(label, corrections, whether data is given) of each row of the table."""
     yield "none", "none", False
     yield "auto, no data", "auto", False
-    for name in NAMES if ablation else ("bias",):
+    for name in (n for n in NAMES if n != DISTILLATION) if ablation else ("bias",):
         yield f"only {name}", name, name not in WITHOUT_DATA or name == "bias"
     if ablation:
-        for name in NAMES:
-            yield f"all but {name}", ",".join(n for n in NAMES if n != name), True
+        every = chosen("auto", True)
+        for name in every:
+            yield f"all but {name}", ",".join(n for n in every if n != name), True
     yield "auto, with data", "auto", True
 
 

@@ -76,10 +76,25 @@ def test_the_bias_keeps_its_value(kind: str, name: str) -> None:
     assert check_legality(result.model, narrow(name)).legal
 
 
-def test_exact_channels_and_powers_of_two_stay() -> None:
+def test_exact_filters_and_powers_of_two_stay() -> None:
+    """Exact, or clipped at the source's own step: a scale for what is clipped would be wrong for the rest."""
     for target in (tf_requant.load_target("nna_sym8"), narrow("nna_sym8_pow2"), narrow("nna_sym8_pow2_per_channel")):
         _, before, after = fitted("conv", target)
         assert after is before
+    model = read(conv2d("uint8"))  # codes to 120 below the zero point and 135 above
+    plan = plan_model(model, tf_requant.load_target("nna_sym8"))
+    constant = plan.graphs[0].constants[0, 1]
+    clipped = constant.with_(params=constant.params.with_(scale=np.float32([0.02])), step=1.0)
+    held = Plan(plan.target, (plan.graphs[0].with_(constants={**plan.graphs[0].constants, (0, 1): clipped}),))
+    assert preserve_power(model, held, tf_requant.load_target("nna_sym8")) is held
+
+
+@pytest.mark.parametrize("kind", ["conv", "depthwise"])
+def test_a_source_with_a_scale_a_channel_gets_one_for_all(kind: str) -> None:
+    target = tf_requant.load_target("nna_sym8")
+    result = tf_requant.requantize(MODELS[kind](True), target, corrections="rounding,moments")
+    held = result.model.main.tensors[result.model.main.ops[0].inputs[1]].quant
+    assert held is not None and not held.per_channel and check_legality(result.model, target).legal
 
 
 def test_a_scale_that_the_rescale_cannot_hold_is_not_taken() -> None:
@@ -96,7 +111,7 @@ def test_a_filter_of_zeros_keeps_its_scale() -> None:
     np.testing.assert_array_equal(best_multiples(-np.ones((1, 1, 4)), np.ones((1, 1, 4)), True), [1.0])
 
 
-def test_without_data_auto_fits_scales_and_says_so() -> None:
-    result = tf_requant.requantize(conv2d(), narrow("nna_sym8"))
-    assert "moments" in result.report.corrections
-    assert "moments" not in tf_requant.requantize(conv2d(), narrow("nna_sym8_pow2")).report.corrections
+def test_it_needs_no_data_and_its_name() -> None:
+    named = tf_requant.requantize(conv2d(), narrow("nna_sym8"), corrections="rounding,moments")
+    assert named.report.corrections == ("rounding", "moments")
+    assert "moments" not in tf_requant.requantize(conv2d(), narrow("nna_sym8")).report.corrections

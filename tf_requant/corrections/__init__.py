@@ -24,11 +24,13 @@ EQUALIZATION = "equalization"
 """Factors per channel between filters, from the peaks of the channels on data."""
 
 MOMENTS = "moments"
-"""Scales that fit the rounded filter best. With data, `scale_search` asks for what fits its output best."""
+"""Scales that fit the rounded filter best: not in `auto`, since it helps some networks and harms others."""
 
 DISTILLATION = "distillation"
 """Filters, codebooks and biases moved by gradient (extra `tensorflow`): not in `auto`, since it takes minutes."""
 
+BY_NAME = (MOMENTS, DISTILLATION)
+"""What `auto` leaves out."""
 NAMES = (*PLANNED, EQUALIZATION, *CORRECTIONS, MOMENTS, *LAYERWISE, DISTILLATION)
 """Every name, in running order."""
 WITHOUT_DATA = ("rounding", MOMENTS, "bias")
@@ -46,7 +48,7 @@ def chosen(names: str | Iterable[str], with_data: bool = False) -> tuple[str, ..
     if names in ("none", ""):
         return ()
     if names == "auto":
-        return tuple(n for n in NAMES if n not in (MOMENTS, DISTILLATION)) if with_data else WITHOUT_DATA
+        return tuple(n for n in (NAMES if with_data else WITHOUT_DATA) if n not in BY_NAME)
     asked = [n.strip() for n in names.split(",")]
     for name in sorted(asked, key=lambda n: n in NAMES):  # a name that is none comes first
         if name not in NAMES:
