@@ -2,13 +2,13 @@
 
 A channel that is multiplied by s and divided by s again behind (`corrections.channels` says where that changes nothing)
 keeps only 1 / s^2 of the noise of its rounding. So each channel is stretched as far as its values on data allow, or as
-far as it pays: dividing a filter's inputs by s re-rounds weights that may have been on the target's grid. Where one
-scale serves a whole filter, factors also bring channels of unlike ranges together (DFQ, arXiv 1906.04721, section 4.1).
-Candidates are judged by the predicted error of the scores, activations and filters together.
+far as it pays: dividing a filter's inputs by s re-rounds weights that may have been on the target's grid. Candidates are
+judged by the predicted error of the scores, activations and filters together. No channel is made coarser, as DFQ (arXiv
+1906.04721, section 4.1) would for the filters' ranges: what follows mends rounded filters, and nothing mends that.
 
 A clamp (RELU6, or the end of the type) does not scale: a channel takes a factor only as far as it stays below the clamps
 of source and result, a margin for unseen data included. One that reaches the source's clamp keeps s = 1, or takes the one
-factor that puts the result's clamp there. Tensors that all keep the source's own step are left alone: the same roundings
+factor that puts the result's clamp there (or less). Tensors that all keep the source's own step are left alone: the same roundings
 happen there at the same places, and a factor would undo that.
 """
 
@@ -32,7 +32,7 @@ from tf_requant.numerics.rounding import Rounding, round_real
 from tf_requant.plan import ActivationPlan, ConstantPlan, GraphPlan, Plan
 from tf_requant.targets import Target
 
-_LEAST, _MOST = 0.125, 64.0
+_MOST = 64.0
 _SHARES = (1.0, 0.75, 0.5, 0.25)
 """Powers of the room that a channel has, as candidates for its factor."""
 _LEVELS = (0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0, 8.0)
@@ -166,13 +166,13 @@ def _equalized(found: _Prediction, plan: GraphPlan, members: ChannelClass, targe
     if any(f is None for f in filters) or _is_aligned(graph, plan, members):
         return None
     known = [f for f in filters if f is not None]
-    space = _room(found, plan, members)
-    if space is None:
+    most = _room(found, plan, members)
+    if most is None:
         return None
-    own, (least, most) = found.of_rounding(plan, members.tensors), space
+    own = found.of_rounding(plan, members.tensors)
     before = float(own.sum()) + sum(_cost(found, plan, f) for f in known)
     best, chosen = _WORTH * before, None
-    for factors in candidates(own, _read_power(found, members), least, most):
+    for factors in candidates(own, _read_power(found, members), most):
         moved = _with_factors(plan, members, factors)
         parts = [_moved(found, moved, f, members, factors) for f in known]
         cost = float((own / factors**2).sum()) + sum(c for c, _ in parts)
@@ -196,7 +196,7 @@ def _equalized(found: _Prediction, plan: GraphPlan, members: ChannelClass, targe
 
 
 def candidates(
-    own: NDArray[np.float64], power: NDArray[np.float64], least: NDArray[np.float64], most: NDArray[np.float64]
+    own: NDArray[np.float64], power: NDArray[np.float64], most: NDArray[np.float64]
 ) -> list[NDArray[np.float64]]:
     """Factors worth trying, float64[C] each.
 
@@ -206,15 +206,14 @@ def candidates(
     Args:
         own: what each channel's rounding does to the scores, float64[C].
         power: each channel's mean square.
-        least: the smallest factor of each channel, at most one.
-        most: the largest, at least one.
+        most: the largest factor of each channel, at least one.
     """
     found = [most**share for share in _SHARES]
     live = (own > 0) & (power > 0)
     if live.any():
         balance = np.divide(own, power, out=np.zeros_like(own), where=live) ** 0.25
         balance /= np.median(balance[live])
-        found += [np.where(live, np.clip(level * balance, least, most), 1.0) for level in _LEVELS]
+        found += [np.where(live, np.clip(level * balance, 1.0, most), 1.0) for level in _LEVELS]
     return found
 
 
@@ -228,14 +227,12 @@ def _is_aligned(graph: Graph, plan: GraphPlan, members: ChannelClass) -> bool:
     return all(abs(r - 1) < _ALIGNED for r in ratios)
 
 
-def _room(
-    found: _Prediction, plan: GraphPlan, members: ChannelClass
-) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
-    """The smallest and the largest factor of each channel that no clamp feels; None where peaks are unknown."""
+def _room(found: _Prediction, plan: GraphPlan, members: ChannelClass) -> NDArray[np.float64] | None:
+    """The largest factor of each channel that no clamp feels, float64[C], at least one; None where peaks are unknown."""
     graph, peaks = found.graph, found.calibration.peaks
     channels = graph.tensors[members.tensors[0]].shape[-1]
     most, live = np.full(channels, _MOST), np.zeros(channels, bool)
-    fixed, shrinks = np.zeros(channels, bool), np.ones(channels, bool)
+    fixed = np.zeros(channels, bool)
     for tensor in members.tensors:
         quant, held, writer = graph.tensors[tensor].quant, plan.activations[tensor], graph.producers[tensor]
         if tensor not in peaks or len(peaks[tensor]) != channels or quant is None:
@@ -247,10 +244,8 @@ def _room(
         reached = np.where(clamped, highest, reach(peaks[tensor])) * step * held.gain
         most = np.minimum(most, _top(graph, plan, writer, held) / np.maximum(reached, 1e-30))
         fixed |= clamped & (min(ends) > 0)
-        shrinks &= ~clamped
         live |= highest > 0
-    most = np.where(live & ~fixed & (most > 1 + _ALIGNED), most, 1.0)
-    return np.where(shrinks & (most > 1), _LEAST, most), most
+    return np.where(live & ~fixed & (most > 1 + _ALIGNED), most, 1.0)
 
 
 def _ends(quant: QuantParams, codes: tuple[int, int], fused: Activation) -> tuple[float, float]:
