@@ -227,3 +227,11 @@ def test_auto_takes_it_where_it_pays_and_not_where_steps_are_kept() -> None:
     assert "equalization" in tf_requant.requantize(uneven(), "nna_sym8_per_channel", calibration=data).report.corrections
     exact = tf_requant.requantize(model_path(), "tflite_int8", calibration=images(calibration_path(), 40))
     assert "equalization" not in exact.report.corrections
+
+
+@pytest.mark.parametrize("names", ["equalization,bias", "auto"])
+def test_a_saved_calibration_and_its_data_give_the_same_model(names: str) -> None:
+    """Equalization goes by what noise does to the scores: it is measured where it is asked for."""
+    data = images(calibration_path(), 20)
+    saved = tf_requant.requantize(model_path(), "nna_sym8", corrections=names, calibration=tf_requant.calibrate(model_path(), data))
+    assert tf_requant.requantize(model_path(), "nna_sym8", corrections=names, calibration=data).model_bytes == saved.model_bytes

@@ -21,7 +21,7 @@ from tf_requant.batch.opened import open_samples, open_source, release
 from tf_requant.batch.shards import Shard, measure_shard
 from tf_requant.batch.work import Work
 from tf_requant.calibration.statistics import Calibration
-from tf_requant.corrections import chosen
+from tf_requant.corrections import chosen, wants_noise
 from tf_requant.errors import RequantError
 from tf_requant.io.tflite_writer import save
 from tf_requant.pipeline.calibrate import calibrate
@@ -107,8 +107,7 @@ def _calibrated(work: Work, jobs: list[Job], prepared: dict[str, Any]) -> tuple[
 
 def _wants_noise(job: Job, target: Target) -> bool:
     """Whether `requantize` would measure noise for this job."""
-    asked = chosen(job.options.get("corrections", "auto"), True)
-    return "folding" in asked and target.activation.scale == "power_of_two"
+    return wants_noise(chosen(job.options.get("corrections", "auto"), True), target)
 
 
 def convert(item: tuple[int, Iterable[int]], work: Work) -> Iterator[tuple[int, tuple[int, int]]]:

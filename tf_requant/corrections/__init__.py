@@ -10,6 +10,7 @@ from tf_requant.corrections.rounding import preserve_channel_sums
 from tf_requant.errors import UsageError
 from tf_requant.model.graph import Model
 from tf_requant.plan import Plan
+from tf_requant.targets import Target
 
 Correction = Callable[[Model, Plan], Plan]
 
@@ -35,6 +36,12 @@ NAMES = (*PLANNED, EQUALIZATION, *CORRECTIONS, MOMENTS, *LAYERWISE, DISTILLATION
 """Every name, in running order."""
 WITHOUT_DATA = ("rounding", MOMENTS, "bias")
 """Those that work without data: `bias` then takes synthetic inputs."""
+
+
+def wants_noise(asked: Iterable[str], target: Target) -> bool:
+    """Whether one of the corrections asks calibration for what noise on each tensor does to the scores."""
+    asked = set(asked)
+    return EQUALIZATION in asked or ("folding" in asked and target.activation.scale == "power_of_two")
 
 
 def chosen(names: str | Iterable[str], with_data: bool = False) -> tuple[str, ...]:

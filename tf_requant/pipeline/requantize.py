@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from tf_requant.corrections import DISTILLATION, chosen
+from tf_requant.corrections import DISTILLATION, chosen, wants_noise
 from tf_requant.errors import InterpreterError, ModelFormatError, UsageError
 from tf_requant.io import tflite_writer
 from tf_requant.io.int4 import packed
@@ -159,8 +159,7 @@ def requantize(
         refuse_untrainable(source)
     observed = None
     if calibration is not None:
-        noise = "folding" in asked and aim.activation.scale == "power_of_two"
-        observed = calibrate(source, calibration, noise=noise, progress=progress)
+        observed = calibrate(source, calibration, noise=wants_noise(asked, aim), progress=progress)
     corrector = Corrector(
         source,
         aim,
