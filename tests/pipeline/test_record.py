@@ -11,7 +11,7 @@ from tf_requant.io.data import feed
 from tf_requant.model.graph import Graph, Model, Op, Tensor
 from tf_requant.model.quant import QuantParams
 from tf_requant.pipeline.inputs import input_codes, input_specs
-from tf_requant.pipeline.record import METADATA, read_record
+from tf_requant.pipeline.record import METADATA, gains_between, read_record
 from tf_requant.sample import calibration_path, evaluation_path, model_path
 
 
@@ -105,3 +105,25 @@ def test_corrections_may_be_a_list() -> None:
     assert one.model_bytes == other.model_bytes
     with pytest.raises(tf_requant.RequantError, match="names '3'"):
         tf_requant.requantize(model_path(), "nna_sym8", corrections=3)
+
+
+@pytest.mark.parametrize("target", ["nna_sym8", "nna_sym8_pow2"])
+def test_gains_count_from_the_first_model_of_a_chain(target: str) -> None:
+    """Channels that were stretched, and powers of two that were folded, are no faults behind a second conversion."""
+    data, unseen = images(calibration_path(), 20), images(evaluation_path(), 8)
+    first = tf_requant.requantize(model_path(), target, corrections="equalization,bias", calibration=data)
+    second = tf_requant.requantize(first.model, "tflite_int8")
+    assert read_record(second.model).gains == read_record(first.model).gains != {}
+    assert gains_between(first.model, second.model) == {}
+    direct, chained = (tf_requant.validate(m, reference=model_path(), data=unseen) for m in (first.model, second.model))
+    assert [round(t.sqnr, 6) for t in chained.tensors] == [round(t.sqnr, 6) for t in direct.tensors]
+    exact = tf_requant.validate(second.model, reference=first.model, data=unseen)
+    assert min(t.sqnr for t in exact.tensors) == np.inf
+
+
+def test_gains_of_two_conversions_are_multiplied() -> None:
+    first = tf_requant.requantize(model_path(), "nna_sym8_pow2", corrections="none")
+    second = tf_requant.requantize(first.model, "nna_usym8_pow2", corrections="none")
+    own = gains_between(first.model, second.model)
+    for name, gain in read_record(second.model).gains.items():
+        np.testing.assert_allclose(gain, np.asarray(read_record(first.model).gains.get(name, 1.0)) * np.asarray(own.get(name, 1.0)))

@@ -14,7 +14,7 @@ from tf_requant.numerics.affine import code_table, reexpress
 from tf_requant.numerics.arithmetic import Arithmetic
 from tf_requant.pipeline.host import Host
 from tf_requant.pipeline.lanes import scores
-from tf_requant.pipeline.record import read_record
+from tf_requant.pipeline.record import gains_between, read_record
 from tf_requant.pipeline.runners import feeds
 from tf_requant.simulator.profiles import TFLITE_REF
 from tf_requant.simulator.simulator import Simulator, zeros
@@ -43,8 +43,7 @@ class Pair:
     def __init__(
         self, source: Model, result: Model, arithmetic: Arithmetic = TFLITE_REF, host: Mapping[int, str] | None = None
     ) -> None:
-        record = read_record(result)
-        self.meet = Correspondence(source.main, result.main, record.gains, record.biases)
+        self.meet = Correspondence(source.main, result.main, gains_between(source, result), read_record(result).biases)
         self._feeds = list(zip(source.main.inputs, result.main.inputs, feeds(source, result)))
         self._hosts = Host(source), Host(result)
         self._source = Simulator(source.main, TFLITE_REF, execute_host=self._hosts[0])

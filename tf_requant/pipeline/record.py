@@ -26,7 +26,8 @@ class Record:
     """What a later verb has to know.
 
     Attributes:
-        gains: tensor name -> what its real value was multiplied by, one number or one a channel.
+        gains: tensor name -> what its real value was multiplied by since the first model of a chain of conversions, one
+            number or one a channel.
         calibration: hashes of the samples that shaped the model.
         pixels: input name -> the source's input, where a pixel means another code here.
         target: what it was made for.
@@ -68,7 +69,10 @@ def read_record(model: Model) -> Record:
         if biases is not None:
             biases = {str(n): {int(c): float(x) for c, x in moves.items()} for n, moves in biases.items()}
         widths = {str(n): b for n, b in held.get("widths", {}).items() if isinstance(b, int) and 2 <= b <= 8}
-        return Record(dict(held.get("gains", {})), calibration, pixels, str(held.get("target", "")), biases, widths)
+        gains = {str(n): np.asarray(g, np.float64).tolist() for n, g in held.get("gains", {}).items()}
+        if not all(np.all(np.isfinite(g)) and np.all(np.greater(g, 0)) for g in gains.values()):
+            raise ValueError("a gain is no positive number")
+        return Record(gains, calibration, pixels, str(held.get("target", "")), biases, widths)
     except (ValueError, AttributeError, TypeError):
         return Record()
 
@@ -98,18 +102,34 @@ def recorded(result: Model, source: Model, plan: Plan, digests: tuple[str, ...])
         digests: hashes of the samples that shaped it.
     """
     before = read_record(source)
-    gains = {
+    new = {
         graph.tensors[t].name: np.asarray(activation.gains).tolist()
         for graph, graph_plan in zip(source.graphs, plan.graphs)
         for t, activation in sorted(graph_plan.activations.items())
         if np.any(np.not_equal(activation.gains, 1.0))
     }
+    gains = _composed(before.gains, new, np.multiply)
     calibration = tuple(sorted({*digests, *before.calibration}))
     biases = None if before.target else _moves(Correspondence(source.main, result.main, gains))
     widths = {t.name: t.bits for t in result.main.tensors if t.bits is not None}
     content = Record(gains, calibration, _pixels(source.main, result.main, before), plan.target, biases, widths).to_bytes()
     kept = {k: v for k, v in result.metadata.items() if k != METADATA}
     return result.with_(metadata=kept | ({METADATA: content} if content else {}))
+
+
+def gains_between(source: Model, result: Model) -> dict[str, Any]:
+    """What each tensor's real value was multiplied by from one model to the other, where it was; by tensor name.
+
+    A record counts from the first model of a chain of conversions.
+    """
+    return _composed(read_record(result).gains, read_record(source).gains, np.divide)
+
+
+def _composed(first: dict[str, Any], second: dict[str, Any], by: np.ufunc) -> dict[str, Any]:
+    pairs = {n: (np.asarray(first.get(n, 1.0)), np.asarray(second.get(n, 1.0))) for n in sorted({*first, *second})}
+    # Models of different origin may have tensors of one name and different channels: nothing is known of those.
+    found = {n: by(a, b) for n, (a, b) in pairs.items() if not (a.ndim and b.ndim) or a.shape == b.shape}
+    return {n: gain.tolist() for n, gain in found.items() if np.any(np.not_equal(gain, 1.0))}
 
 
 def _moves(meet: Correspondence) -> dict[str, dict[int, float]]:

@@ -10,7 +10,7 @@ from tf_requant.errors import CalibrationError
 from tf_requant.io.data import InputSpec, Samples, feed
 from tf_requant.model.graph import Model
 from tf_requant.pipeline.inputs import input_specs
-from tf_requant.pipeline.record import read_record
+from tf_requant.pipeline.record import gains_between
 from tf_requant.pipeline.simulate import ArithmeticSource, Simulation
 from tf_requant.runtime import InterpreterProcess
 from tf_requant.simulator.profiles import TFLITE_REF
@@ -89,7 +89,7 @@ def layer_table(
     reference: bytes, candidate: bytes, source: Model, model: Model, samples: Samples, layers: int, backend: str, start: int = 0
 ) -> LayerTable:
     """Every comparable tensor of the first samples, the candidate's against the source's; `start` is the first one's number."""
-    table = LayerTable(comparable(source), comparable(model), read_record(model).gains, start=start)
+    table = LayerTable(comparable(source), comparable(model), gains_between(source, model), start=start)
     with InterpreterProcess(backend) as ours, InterpreterProcess(backend) as theirs:
         runs = [(ours, ours.load(reference, preserve_all=True), source), (theirs, theirs.load(candidate, preserve_all=True), model)]
         for batch in first(samples.codes(1), layers):
