@@ -137,9 +137,6 @@ def test_no_channel_gets_beyond_its_clamp() -> None:
         assert quant is not None
         peak = found.peaks[tensor][:, 0] * float(quant.scale[0])
         top = 6.0 if written is Activation.RELU6 else 127 * float(held.params.scale[0])
-        # Later, too, the clamp would not be the same.
-        source_end = 6.0 if written is Activation.RELU6 else float(quant.scale[0]) * min(255 - int(quant.zero_point[0]), int(quant.zero_point[0]))
-        assert (held.channel_gains[peak > min(top, source_end) - float(quant.scale[0])] >= 1).all()
         assert (held.channel_gains[peak > 0.999 * top] == 1).all()
         inside = held.channel_gains > 1
         assert (held.channel_gains[inside] * peak[inside] <= top).all()
@@ -206,12 +203,12 @@ def test_channels_that_use_few_of_their_codes_get_finer_ones(target: str) -> Non
 @pytest.mark.parametrize("target", ["nna_sym8", "nna_sym8_pow2", "nna_usym8_pow2"])
 @pytest.mark.parametrize("scale", [0.0031, 0.0047, 0.018])
 def test_a_channel_that_saturates_in_the_source_does_so_at_the_same_value(target: str, scale: float) -> None:
-    """A factor below one would clamp it later, and the only one above is that which puts the result's clamp there."""
+    """A factor that puts the result's clamp where the source's is; one below would clamp later, one above sooner."""
     random = np.random.default_rng(3)
     weights = random.integers(-127, 128, (16, 3, 3, 3))
     weights[SMALL] = np.round(weights[SMALL] / 8)
     plain, moved = decibels(two_layers(scale, weights, random.integers(-90, 91, (5, 1, 1, 16))), target)
-    # On a power of two the result's clamp is not the source's: 9.9 dB without the factor, 4.1 with any other that pays.
+    # On a power of two the result's clamp is not the source's: 9.9 dB without the factor.
     assert moved > plain - 1.0 + 15 * (scale == 0.0031 and target.endswith("pow2"))
 
 

@@ -17,9 +17,8 @@ from tf_requant.model.graph import Graph, Op
 from tf_requant.model.ops import info
 from tf_requant.model.partition import Partition, activations_around
 from tf_requant.model.quant import code_limits
+from tf_requant.model.shares import AVERAGES
 from tf_requant.plan import GraphPlan
-
-_AVERAGES = ("AVERAGE_POOL_2D", "MEAN")
 
 
 @dataclass(frozen=True)
@@ -107,7 +106,7 @@ def sensitivities(graph: Graph, calibration: Calibration) -> dict[int, NDArray[n
             for x in (t for t in op.inputs if t >= 0 and graph.tensors[t].is_activation):
                 # The noise of a mean is that of one place over how many there are; the rest pass it on as it is.
                 share = graph.tensors[y].size / graph.tensors[x].size
-                _add(found, x, found[y] * (share if op.code in _AVERAGES else 1.0), found[y].size)
+                _add(found, x, found[y] * (share if op.code in AVERAGES else 1.0), found[y].size)
     return found
 
 

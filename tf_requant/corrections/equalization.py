@@ -6,10 +6,9 @@ far as it pays: dividing a filter's inputs by s re-rounds weights that may have 
 judged by the predicted error of the scores, activations and filters together. No channel is made coarser, as DFQ (arXiv
 1906.04721, section 4.1) would for the filters' ranges: what follows mends rounded filters, and nothing mends that.
 
-A clamp (RELU6, or the end of the type) does not scale: a channel takes a factor only as far as it stays below the clamps
-of source and result, a margin for unseen data included. One that reaches the source's clamp keeps s = 1, or takes the one
-factor that puts the result's clamp there (or less). Tensors that all keep the source's own step are left alone: the same roundings
-happen there at the same places, and a factor would undo that.
+A clamp (RELU6, or the end of the type) does not scale: a channel takes a factor only as far as it stays below the result's
+clamps, a margin for unseen data included; beyond the source's own clamp there is nothing. Tensors that all keep the
+source's own step are left alone: the same roundings happen there at the same places, and a factor would undo that.
 """
 
 from collections.abc import Mapping
@@ -232,20 +231,16 @@ def _room(found: _Prediction, plan: GraphPlan, members: ChannelClass) -> NDArray
     graph, peaks = found.graph, found.calibration.peaks
     channels = graph.tensors[members.tensors[0]].shape[-1]
     most, live = np.full(channels, _MOST), np.zeros(channels, bool)
-    fixed = np.zeros(channels, bool)
     for tensor in members.tensors:
         quant, held, writer = graph.tensors[tensor].quant, plan.activations[tensor], graph.producers[tensor]
         if tensor not in peaks or len(peaks[tensor]) != channels or quant is None:
             return None
-        step, highest = float(quant.scale[0]), peaks[tensor][:, 0]
-        ends = _ends(quant, code_limits(quant.dtype), fused_activation(graph.ops[writer]))
-        # A clamp that the source has at both ends may have been reached at the nearer one; where, a peak does not tell.
-        clamped = highest * step > min(e for e in ends if e > 0) - step
-        reached = np.where(clamped, highest, reach(peaks[tensor])) * step * held.gain
+        # Whatever the data to come, no value gets beyond the source's own clamp.
+        farthest = max(_ends(quant, code_limits(quant.dtype), fused_activation(graph.ops[writer])))
+        reached = np.minimum(reach(peaks[tensor]) * float(quant.scale[0]), farthest) * held.gain
         most = np.minimum(most, _top(graph, plan, writer, held) / np.maximum(reached, 1e-30))
-        fixed |= clamped & (min(ends) > 0)
-        live |= highest > 0
-    return np.where(live & ~fixed & (most > 1 + _ALIGNED), most, 1.0)
+        live |= peaks[tensor][:, 0] > 0
+    return np.where(live & (most > 1 + _ALIGNED), most, 1.0)
 
 
 def _ends(quant: QuantParams, codes: tuple[int, int], fused: Activation) -> tuple[float, float]:

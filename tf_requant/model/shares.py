@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from tf_requant.model.graph import Graph
 from tf_requant.model.ops import info
 
-_AVERAGES = ("AVERAGE_POOL_2D", "MEAN")
+AVERAGES = ("AVERAGE_POOL_2D", "MEAN")
 
 
 def rounded(graph: Graph, members: Sequence[int]) -> list[int]:
@@ -25,7 +25,7 @@ def rounded(graph: Graph, members: Sequence[int]) -> list[int]:
 
 def is_mean(graph: Graph, tensor: int, members: Sequence[int]) -> bool:
     """Whether a tensor is the mean of values of its own class, whose range it cannot leave."""
-    return follows(graph, tensor, members) and graph.ops[graph.producers[tensor]].code in _AVERAGES
+    return follows(graph, tensor, members) and graph.ops[graph.producers[tensor]].code in AVERAGES
 
 
 def follows(graph: Graph, tensor: int, members: Sequence[int]) -> bool:
