@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 import tf_requant
-from tf_requant.corrections import DISTILLATION, NAMES, WITHOUT_DATA, chosen
+from tf_requant.corrections import ALIGNMENT, DISTILLATION, NAMES, WITHOUT_DATA, chosen
 
 SHARED = Path(os.environ.get("TF_REQUANT_SHARED", Path(__file__).resolve().parents[2] / "shared"))
 CORE = (
@@ -83,11 +83,14 @@ def rows(ablation: bool) -> Iterator[tuple[str, str, bool]]:
     yield "none", "none", False
     yield "auto, no data", "auto", False
     for name in (n for n in NAMES if n != DISTILLATION) if ablation else ("bias",):
-        yield f"only {name}", name, name not in WITHOUT_DATA or name == "bias"
+        # Alignment leaves part of its work to the bias.
+        names = f"{name},bias" if name == ALIGNMENT else name
+        yield f"only {names}", names, name not in WITHOUT_DATA or name == "bias"
     if ablation:
         every = chosen("auto", True)
         for name in every:
-            yield f"all but {name}", ",".join(n for n in every if n != name), True
+            without = {name, ALIGNMENT} if name == "bias" else {name}
+            yield f"all but {name}", ",".join(n for n in every if n not in without), True
     yield "auto, with data", "auto", True
 
 

@@ -46,6 +46,19 @@ class View(str, Enum):
     FLOAT = "float"  # real numbers, at the interface only
 
 
+@dataclass(frozen=True)
+class Alignment:
+    """How a tensor's codes stand for whole codes of the source, where the same accumulators are rounded.
+
+    Attributes:
+        multiple: the new step over the source's.
+        offset: by how much the new values are meant to lie off the source's in the mean, in steps of the source.
+    """
+
+    multiple: int
+    offset: float
+
+
 @dataclass(frozen=True, eq=False)
 class ActivationPlan:
     """The accelerator's parameters of one tensor.
@@ -58,6 +71,7 @@ class ActivationPlan:
         measured: squared error over squared value on samples held back, upstream errors included; None unmeasured.
         channel_gains: on top of the gain, one factor a channel, float64[C]; None for none.
         bits: the width it is stored in; None for all of its type, where that is the target's own.
+        alignment: of its thresholds with the source's; None for none.
     """
 
     params: QuantParams
@@ -67,6 +81,7 @@ class ActivationPlan:
     measured: float | None = None
     channel_gains: NDArray[np.float64] | None = None
     bits: int | None = None
+    alignment: Alignment | None = None
 
     @property
     def gains(self) -> float | NDArray[np.float64]:

@@ -1,6 +1,6 @@
 """Methods that bring a result nearer to its source, one file each; each is usable alone and `auto` composes them.
 
-Two act where scales are chosen (`planning` is handed what they need), three on a finished plan, four inside the pass in
+Two act where scales are chosen (`planning` is handed what they need), four on a finished plan, four inside the pass in
 which `pipeline` runs source and result side by side.
 """
 
@@ -21,6 +21,9 @@ CORRECTIONS: dict[str, Correction] = {"rounding": preserve_channel_sums}
 LAYERWISE = ("scale_search", "gptq", "error_folding", "bias")
 """Corrections of one layer after the other, behind the corrected ones before it."""
 
+ALIGNMENT = "alignment"
+"""Coarser steps whose thresholds are the source's, where accumulators are; half a step of the source is part of `bias`."""
+
 EQUALIZATION = "equalization"
 """Factors per channel between filters, from the peaks of the channels on data."""
 
@@ -32,7 +35,7 @@ DISTILLATION = "distillation"
 
 BY_NAME = (MOMENTS, DISTILLATION)
 """What `auto` leaves out."""
-NAMES = (*PLANNED, EQUALIZATION, *CORRECTIONS, MOMENTS, *LAYERWISE, DISTILLATION)
+NAMES = (*PLANNED, ALIGNMENT, EQUALIZATION, *CORRECTIONS, MOMENTS, *LAYERWISE, DISTILLATION)
 """Every name, in running order."""
 WITHOUT_DATA = ("rounding", MOMENTS, "bias")
 """Those that work without data: `bias` then takes synthetic inputs."""
@@ -62,4 +65,6 @@ def chosen(names: str | Iterable[str], with_data: bool = False) -> tuple[str, ..
             raise UsageError(f"corrections names {name!r}; known are: auto or none alone, {', '.join(NAMES)}")
         if name not in WITHOUT_DATA and not with_data:
             raise UsageError(f"corrections names {name!r}, which measures on data: give calibration data (--calibration)")
+    if ALIGNMENT in asked and "bias" not in asked:
+        raise UsageError(f"corrections names {ALIGNMENT!r} without 'bias', which takes off what it adds to the mean: name both")
     return tuple(n for n in NAMES if n in asked)

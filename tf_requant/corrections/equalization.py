@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 from tf_requant.calibration.layers import grouped, has_filter, input_channels, per_input
 from tf_requant.calibration.sensitivity import LEFT_OVER
 from tf_requant.calibration.statistics import Calibration, reach
+from tf_requant.corrections.alignment import noise as aligned_noise
+from tf_requant.corrections.alignment import snapped
 from tf_requant.corrections.channels import ChannelClass, channel_classes, channel_powers, sensitivities
 from tf_requant.corrections.refit import Refit, refitted
 from tf_requant.model.graph import Graph, Model
@@ -71,14 +73,25 @@ class _Prediction:
     calibration: Calibration
     noise: Mapping[int, NDArray[np.float64]]
 
-    def of_rounding(self, plan: GraphPlan, tensors: tuple[int, ...]) -> NDArray[np.float64]:
-        """What each channel's own rounding in tensors of as many channels does to the scores, float64[C]."""
-        own = [
-            self.noise[t] * (float(held.params.scale[0]) / held.gain) ** 2 / 12
-            for t in rounded(self.graph, tensors)
-            for held in [plan.activations[t]]
-        ]
-        return np.asarray(np.sum(own, axis=0))
+    def of_rounding(
+        self, plan: GraphPlan, tensors: tuple[int, ...], factors: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        """What each channel's own rounding in tensors of as many channels does to the scores, float64[C].
+
+        Args:
+            plan: the plan of them.
+            tensors: that share factors.
+            factors: on top of the plan, float64[C].
+        """
+        found = np.zeros(factors.size)
+        for t in rounded(self.graph, tensors):
+            held, quant = plan.activations[t], self.graph.tensors[t].quant
+            assert quant is not None
+            if held.alignment is None:
+                found += self.noise[t] * (float(held.params.scale[0]) / held.gain / factors) ** 2 / 12
+            else:
+                found += self.noise[t] * float(quant.scale[0]) ** 2 * aligned_noise(factors, held.alignment.multiple)
+        return found
 
     def of_filter(self, plan: GraphPlan, filter_: "_Filter", written: ActivationPlan, read: ActivationPlan) -> NDArray[np.float64]:
         """What each output's rounded weights do to the scores, float64[outputs].
@@ -168,13 +181,16 @@ def _equalized(found: _Prediction, plan: GraphPlan, members: ChannelClass, targe
     most = _room(found, plan, members)
     if most is None:
         return None
-    own = found.of_rounding(plan, members.tensors)
+    own = found.of_rounding(plan, members.tensors, np.ones(most.size))
+    multiples = [a.multiple for t in members.tensors for a in [plan.activations[t].alignment] if a is not None]
     before = float(own.sum()) + sum(_cost(found, plan, f) for f in known)
     best, chosen = _WORTH * before, None
     for factors in candidates(own, _read_power(found, members), most):
+        for multiple in multiples:
+            factors = snapped(factors, multiple)
         moved = _with_factors(plan, members, factors)
         parts = [_moved(found, moved, f, members, factors) for f in known]
-        cost = float((own / factors**2).sum()) + sum(c for c, _ in parts)
+        cost = float(found.of_rounding(plan, members.tensors, factors).sum()) + sum(c for c, _ in parts)
         if cost < best:
             best, chosen = cost, (factors, moved, [f for _, f in parts])
     if chosen is None:

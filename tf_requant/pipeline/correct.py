@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 
 from tf_requant.calibration.statistics import Calibration
 from tf_requant.calibration.synthetic import synthetic_codes
-from tf_requant.corrections import CORRECTIONS, EQUALIZATION, LAYERWISE, MOMENTS
+from tf_requant.corrections import ALIGNMENT, CORRECTIONS, EQUALIZATION, LAYERWISE, MOMENTS
+from tf_requant.corrections.alignment import align
 from tf_requant.corrections.equalization import equalize
 from tf_requant.corrections.moments import preserve_power
 from tf_requant.errors import UsageError
@@ -107,7 +108,10 @@ class Corrector:
         plan, useless = self._plan(calibration)[0], []
         if self.target.activation.scale != "power_of_two":
             useless.append("folding")
-        if all(a.channel_gains is None for a in plan.graphs[0].activations.values()) and not self.named:
+        activations = plan.graphs[0].activations.values()
+        if all(a.alignment is None for a in activations) and not self.named:
+            useless.append(ALIGNMENT)
+        if all(a.channel_gains is None for a in activations) and not self.named:
             useless.append(EQUALIZATION)
         applied = tuple(n for n in self.asked if n not in useless)
         return self._judged(plain, before, plan, applied, self.samples(calibration))
@@ -119,6 +123,9 @@ class Corrector:
         plan, applied = self.planned(observed, "thresholds" in self.asked), []
         if EQUALIZATION in self.asked and self.named and self.target.weight.codebook is not None:
             raise UsageError(f"equalization would leave the codebooks of target {self.target.name}: leave it out")
+        if ALIGNMENT in self.asked and calibration is not None:
+            plan = align(self.source, plan, calibration, self.target)
+            applied.append(ALIGNMENT)
         if EQUALIZATION in self.asked and calibration is not None:
             plan = equalize(self.source, plan, calibration, self.target)
             applied.append(EQUALIZATION)

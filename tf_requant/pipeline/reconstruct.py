@@ -22,6 +22,7 @@ from tf_requant.calibration.layers import (
     ungrouped,
 )
 from tf_requant.calibration.moments import PairedMoments
+from tf_requant.corrections.alignment import offsets
 from tf_requant.corrections.bias import accumulator_unit, bias_codes, has_bias, mean_output, wanted_bias
 from tf_requant.corrections.equalization import wanted_codes
 from tf_requant.corrections.filters import Choice, Layer, choose
@@ -300,7 +301,7 @@ class Pass:
         learners = range(judges, len(theirs.runs))
         seen = np.mean([tap_means(graph, op, theirs.input_of(index, n)) for n in learners], axis=0)
         meant = np.mean([tap_means(ours.graph, old, ours.input_of(origin, n)) for n in learners], axis=0)
-        wanted = self._gain(old.outputs[0]) * mean_output(ours.graph, old, meant, bias_position(ours.graph, origin))
+        wanted = self._wanted_output(ours.graph, old, meant, bias_position(ours.graph, origin))
         if floors(self.arithmetic):
             # floor(a + 1/2) rounds: half a step of the output, in the accumulator's units, is part of the bias.
             written = graph.tensors[op.outputs[0]].quant
@@ -308,6 +309,15 @@ class Pass:
             wanted = wanted + float(written.scale[0]) / 2
         moved = wanted_bias(graph, op, position, wanted, mean_output(graph, op, seen, position))
         return self.grid(graph, index, moved)
+
+    def _wanted_output(self, source: Graph, op: Op, means: NDArray[np.float64], bias: int) -> NDArray[np.float64]:
+        """The mean output that the result's layer should have, in its own real units, float64[outputs]."""
+        found, held = mean_output(source, op, means, bias), self.plan.activations.get(op.outputs[0])
+        if held is None:
+            return found
+        quant = source.tensors[op.outputs[0]].quant
+        assert quant is not None
+        return np.asarray(held.gains * (found + offsets(held) * float(quant.scale[0])))
 
     def _exact_bias(self, source: Graph, graph: Graph, index: int, origin: int) -> NDArray[np.float64]:
         """The source's bias in the plan's units, ahead of rounding."""
