@@ -21,7 +21,10 @@ STEP = {"strideW": 1, "strideH": 1, "padding": Padding.SAME}
 HIDDEN = "hidden"
 
 
-def two_layers(kind: str = "dense", small: int = 0, between: str = "", per_channel: bool = False, scale: float = 1 / 128) -> bytes:
+def two_layers(
+    kind: str = "dense", small: int = 0, between: str = "", per_channel: bool = False, scale: float = 1 / 128,
+    beyond: bool = False,
+) -> bytes:  # fmt: skip
     """A rectified layer of sixteen channels, and one of five behind it.
 
     Args:
@@ -30,6 +33,7 @@ def two_layers(kind: str = "dense", small: int = 0, between: str = "", per_chann
         between: an op between the two.
         per_channel: whether each output of the first has a scale of its own.
         scale: of the input; its zero point is 0, for other scales -128.
+        beyond: whether the second has a weight of -128.
     """
     random, b, shape = np.random.default_rng(3), Builder(3), KINDS[kind]
     axis, point = 3 if kind == "depthwise" else 0, 0 if scale == 1 / 128 else -128
@@ -59,7 +63,9 @@ def two_layers(kind: str = "dense", small: int = 0, between: str = "", per_chann
         else:
             b.op(between, [hidden], [read_by], "Pool2DOptions", 2, filterWidth=1, filterHeight=1, **STEP)
     shape = [5, 16] if kind == "connected" else [5, 1, 1, 16]
-    dense, bias = b.tensor(shape, "int8", 0.02, 0, random.integers(-90, 91, shape)), b.tensor([5], "int32", 0.02 * step, 0, np.zeros(5))
+    reading = random.integers(-90, 91, shape)
+    reading.reshape(5, 16)[2, 7] = -128 if beyond else 5
+    dense, bias = b.tensor(shape, "int8", 0.02, 0, reading), b.tensor([5], "int32", 0.02 * step, 0, np.zeros(5))
     scores = b.activation([*places[:-1], 5], "int8", 2 * step)
     if kind == "connected":
         b.op("FULLY_CONNECTED", [read_by, dense, bias], [scores], "FullyConnectedOptions", 4)
@@ -141,6 +147,15 @@ def test_narrow_codes_stand_for_four() -> None:
     whole = merged(ours.astype(np.float64), 4, aligned(result).alignment.offset, 63)
     # An interpreter does not clip where the device does.
     assert_nearly_all(np.minimum(theirs, 63) * 4, whole)
+
+
+def test_channels_that_are_read_twice_are_aligned_with_their_originals() -> None:
+    """Splitting reads some of what is aligned through a GATHER, which copies codes."""
+    model = two_layers(beyond=True)
+    result = converted(model, "nna_sym8_per_channel", "splitting,alignment,bias")
+    assert "splitting" in result.report.corrections and aligned(result).alignment.multiple == 2
+    ours, theirs = (steps_of(m, DATA[40:]) for m in (model, result.model_bytes))
+    assert_nearly_all(theirs * 2, merged(ours.astype(np.float64), 2, aligned(result).alignment.offset, 127))
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import tf_requant
 from tests.builders import Builder, version_of
 from tf_requant.calibration.statistics import Calibration
 from tf_requant.corrections.channels import ChannelClass, channel_classes, channel_powers, sensitivities
+from tf_requant.corrections.splitting import observed_of, split
 from tf_requant.io.tflite import read
 from tf_requant.model.graph import Model
 from tf_requant.model.ops import Activation, Padding
@@ -99,6 +100,37 @@ def test_noise_is_carried_back_by_the_squares_of_the_weights() -> None:
         held = graph.tensors[tensor].quant
         assert held is not None
         assert found[tensor].sum() == pytest.approx(1 / float(held.scale[0]) ** 2)
+
+
+def test_copies_of_channels_take_the_factors_of_their_originals() -> None:
+    model, names = block()
+    divided = split(model, {4: (1, 4, 4)})
+    (found,) = classes(divided)
+    copied = len(model.main.tensors) + 1
+    assert found.tensors == tuple(sorted(names.values())) and found.readers == (1, 5)
+    assert found.of(names["mean"], np.arange(6.0)).tolist() == [0, 1, 2, 3, 4, 5]
+    assert found.of(copied, np.arange(6.0)).tolist() == [0, 1, 2, 3, 4, 5, 1, 4, 4]
+    noise = {t: 1.0 for t in (*names.values(), *model.main.outputs)}
+    flat = {t: np.ones(256, np.int64) for t in names.values()}
+    ones = {t: np.ones((model.main.tensors[t].shape[-1], 2), np.int64) for t in names.values()}
+    measured = sensitivities(divided.main, observed_of(Calibration("", {}, flat, noise, ones), model, divided))
+    behind = np.bincount([0, 1, 2, 3, 4, 5, 1, 4, 4], measured[copied])
+    np.testing.assert_allclose(measured[names["mean"]] / measured[names["mean"]].sum(), behind / behind.sum())
+
+
+@pytest.mark.parametrize("changed", [{"axis": 0}, {"batch_dims": 1}, {"output": True}, {"read by": "ADD"}])
+def test_other_gathers_let_no_factor_through(changed: dict[str, Any]) -> None:
+    model, names = block()
+    graph = split(model, {4: (1,)}).main
+    gather, dense = graph.ops[4:6]
+    if "output" in changed:
+        graph = graph.with_(outputs=(*graph.outputs, gather.outputs[0]))
+    elif "read by" in changed:
+        graph = graph.with_(ops=(*graph.ops, dense.with_(code="ADD", inputs=gather.outputs * 2, outputs=gather.outputs, attrs={})))
+    else:
+        graph = graph.with_(ops=(*graph.ops[:4], gather.with_(attrs={**gather.attrs, **changed}), dense))
+    plan = plan_model(model.with_(graphs=(graph,)), tf_requant.load_target("nna_sym8")).graphs[0]
+    assert not any(names["mean"] in found.tensors for found in channel_classes(graph, plan))
 
 
 def test_the_noise_of_a_mean_is_that_of_a_place_over_how_many_there_are() -> None:

@@ -110,10 +110,11 @@ def in_reals(graph: Graph, index: int, constant: ConstantPlan) -> NDArray[np.flo
 
 
 @pytest.mark.usefixtures("eager")
+@pytest.mark.parametrize("names", ["equalization,bias", "splitting,equalization,bias"])
 @pytest.mark.parametrize("target", ["nna_sym8", "nna_sym8_per_channel", "nna_sym8_pow2"])
-def test_the_function_stays(target: str) -> None:
+def test_the_function_stays(target: str, names: str) -> None:
     seen, unseen = images(calibration_path(), 60), images(evaluation_path(), 50)
-    result = tf_requant.requantize(model_path(), target, corrections="equalization,bias", calibration=seen)
+    result = tf_requant.requantize(model_path(), target, corrections=names, calibration=seen)
     assert check_legality(read(result.model_bytes), tf_requant.load_target(target)).legal
     check = tf_requant.validate(result.model_bytes, reference=model_path(), data=unseen)
     assert check.quality["litert"].agreement >= 0.9

@@ -34,7 +34,7 @@ def define(values: absl_flags.FlagValues) -> None:
     text("output", None, written, flag_values=values)
     data = "A folder of images, .npy, .npz or TFRecord, whose first 200 samples count; or what `calibrate` saved."
     text("calibration", None, data, flag_values=values)
-    text("corrections", "auto", "auto, none, or names separated by commas.", flag_values=values)
+    text("corrections", "auto", "auto, none, or names separated by commas; auto,splitting adds to auto.", flag_values=values)
     absl_flags.DEFINE_enum(
         "io", "target", ["target", "source", "float"], "The interface of the output model.", flag_values=values
     )

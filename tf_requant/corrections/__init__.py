@@ -1,7 +1,7 @@
 """Methods that bring a result nearer to its source, one file each; each is usable alone and `auto` composes them.
 
-Two act where scales are chosen (`planning` is handed what they need), four on a finished plan, four inside the pass in
-which `pipeline` runs source and result side by side.
+One acts on the source, two where scales are chosen (`planning` is handed what they need), four on a finished plan, four
+inside the pass in which `pipeline` runs source and result side by side.
 """
 
 from collections.abc import Callable, Iterable
@@ -30,14 +30,20 @@ EQUALIZATION = "equalization"
 MOMENTS = "moments"
 """Scales that fit the rounded filter best: not in `auto`, since it helps some networks and harms others."""
 
+SPLITTING = "splitting"
+"""Weights beyond the target's codes, on copies of the channels they read: not in `auto`, since it adds ops."""
+
 DISTILLATION = "distillation"
 """Filters, codebooks and biases moved by gradient (extra `tensorflow`): not in `auto`, since it takes minutes."""
 
-BY_NAME = (MOMENTS, DISTILLATION)
+AUTO = "auto"
+"""Everything but `BY_NAME`, kept where it helps."""
+
+BY_NAME = (SPLITTING, MOMENTS, DISTILLATION)
 """What `auto` leaves out."""
-NAMES = (*PLANNED, ALIGNMENT, EQUALIZATION, *CORRECTIONS, MOMENTS, *LAYERWISE, DISTILLATION)
+NAMES = (SPLITTING, *PLANNED, ALIGNMENT, EQUALIZATION, *CORRECTIONS, MOMENTS, *LAYERWISE, DISTILLATION)
 """Every name, in running order."""
-WITHOUT_DATA = ("rounding", MOMENTS, "bias")
+WITHOUT_DATA = (SPLITTING, "rounding", MOMENTS, "bias")
 """Those that work without data: `bias` then takes synthetic inputs."""
 
 
@@ -50,21 +56,35 @@ def wants_noise(asked: Iterable[str], target: Target) -> bool:
 def chosen(names: str | Iterable[str], with_data: bool = False) -> tuple[str, ...]:
     """The corrections that `auto`, `none` or a comma-separated list asks for, in running order.
 
+    >>> chosen("auto"), chosen("auto,splitting")
+    (('rounding', 'bias'), ('splitting', 'rounding', 'bias'))
+
     Raises:
         UsageError: an unknown name, or one that needs data where there is none.
     """
-    if not isinstance(names, str):
-        names = ",".join(map(str, names)) if isinstance(names, Iterable) else str(names)
-    if names in ("none", ""):
+    asked = listed(names)
+    if asked == ["none"]:
         return ()
-    if names == "auto":
-        return tuple(n for n in (NAMES if with_data else WITHOUT_DATA) if n not in BY_NAME)
-    asked = [n.strip() for n in names.split(",")]
     for name in sorted(asked, key=lambda n: n in NAMES):  # a name that is none comes first
-        if name not in NAMES:
-            raise UsageError(f"corrections names {name!r}; known are: auto or none alone, {', '.join(NAMES)}")
-        if name not in WITHOUT_DATA and not with_data:
+        if name not in (*NAMES, AUTO):
+            known = f"none alone, auto alone or with {', '.join(BY_NAME)}; any of {', '.join(NAMES)}"
+            raise UsageError(f"corrections names {name!r}; known are: {known}")
+        if name not in (*WITHOUT_DATA, AUTO) and not with_data:
             raise UsageError(f"corrections names {name!r}, which measures on data: give calibration data (--calibration)")
+    if AUTO in asked:
+        asked += [n for n in (NAMES if with_data else WITHOUT_DATA) if n not in BY_NAME]
     if ALIGNMENT in asked and "bias" not in asked:
         raise UsageError(f"corrections names {ALIGNMENT!r} without 'bias', which takes off what it adds to the mean: name both")
     return tuple(n for n in NAMES if n in asked)
+
+
+def judged(names: str | Iterable[str]) -> bool:
+    """Whether what was asked for is kept only where it helps: `auto`, whatever is named beside it."""
+    return AUTO in listed(names)
+
+
+def listed(names: str | Iterable[str]) -> list[str]:
+    """The names as they were given; an empty list asks for none."""
+    if not isinstance(names, str):
+        names = ",".join(map(str, names)) if isinstance(names, Iterable) else str(names)
+    return [n.strip() for n in names.split(",")] if names else ["none"]

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from tf_requant.calibration.layers import grouped, has_filter, input_channels
 from tf_requant.calibration.statistics import Calibration
+from tf_requant.corrections.channels import picked_channels
 from tf_requant.corrections.scale_search import scale_multiples
 from tf_requant.model.graph import Graph, Model
 from tf_requant.model.ops import info
@@ -117,8 +118,9 @@ def _aligned(graph: Graph, plan: GraphPlan, index: int, calibration: Calibration
         return None
     tensor = graph.ops[index].outputs[0]
     held, quant, counts = plan.activations[tensor], graph.tensors[tensor].quant, calibration.histograms.get(tensor)
-    readers = graph.consumers.get(tensor, ())
-    if quant is None or counts is None or not counts.any() or tensor in graph.outputs or not _all_mend(graph, plan, tensor):
+    readers, picked = _readers(graph, tensor)
+    mended = bool(readers) and all(has_filter(graph, i) and _bias(graph, plan, i) is not None for i in readers)
+    if quant is None or counts is None or not counts.any() or not mended or {tensor, *picked} & {*graph.outputs}:
         return None
     step, width = float(quant.scale[0]), held.bits
     ratio, point = float(held.params.scale[0]) / step, int(held.params.zero_point[0])
@@ -140,7 +142,8 @@ def _aligned(graph: Graph, plan: GraphPlan, index: int, calibration: Calibration
     reason = f"{held.reason}; aligned at {multiple} times the source's"
     new = replace(held, params=params, error=error, alignment=Alignment(multiple, offset), reason=reason)
     constants = _with_units(graph, plan, readers, float(held.params.scale[0]) / float(params.scale[0]))
-    moved = plan.with_(activations={**plan.activations, tensor: new}, constants={**plan.constants, **constants})
+    activations = {**plan.activations, **dict.fromkeys((tensor, *picked), new)}
+    moved = plan.with_(activations=activations, constants={**plan.constants, **constants})
     return moved if all(_in_range(graph, moved, i, target) for i in (index, *readers)) else None
 
 
@@ -158,10 +161,12 @@ def _exact_share(graph: Graph, plan: GraphPlan, index: int) -> float:
     return float((fits.reshape(-1) & np.equal(filter_.step, 1.0)).mean())
 
 
-def _all_mend(graph: Graph, plan: GraphPlan, tensor: int) -> bool:
-    """Whether every reader is a layer with a bias of whole 32 bits, which can take off what is added to the mean."""
+def _readers(graph: Graph, tensor: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The ops that read a tensor, or read it as a GATHER picks its channels, and what those GATHERs write."""
     readers = graph.consumers.get(tensor, ())
-    return bool(readers) and all(has_filter(graph, i) and _bias(graph, plan, i) is not None for i in readers)
+    picked = tuple(graph.ops[i].outputs[0] for i in readers if picked_channels(graph, graph.ops[i]) is not None)
+    others = [i for i in readers if picked_channels(graph, graph.ops[i]) is None]
+    return (*others, *(i for t in picked for i in graph.consumers.get(t, ()))), picked
 
 
 def _bias(graph: Graph, plan: GraphPlan, index: int) -> tuple[int, ConstantPlan] | None:

@@ -5,7 +5,7 @@ into a channel passes through them until another filter divides it out (DFQ, arX
 between share it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,11 +29,17 @@ class ChannelClass:
         tensors: their indices, ascending.
         writers: the layers that write into them from outside.
         readers: the layers that read them, each once.
+        picked: tensors that hold their channels in another order, or some more than once, with those channels.
     """
 
     tensors: tuple[int, ...]
     writers: tuple[int, ...]
     readers: tuple[int, ...]
+    picked: Mapping[int, NDArray[np.int64]]
+
+    def of(self, tensor: int, factors: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The factors of the channels of a tensor that the class has, or that a reader reads it as."""
+        return factors[self.picked[tensor]] if tensor in self.picked else factors
 
 
 def channel_classes(graph: Graph, plan: GraphPlan) -> Iterator[ChannelClass]:
@@ -44,20 +50,36 @@ def channel_classes(graph: Graph, plan: GraphPlan) -> Iterator[ChannelClass]:
         plan: its plan, which says what runs on the accelerator.
     """
     classes, pinned = Partition(plan.activations), {*graph.inputs, *graph.outputs}
+    picked: dict[int, NDArray[np.int64]] = {}
     for index, op in enumerate(graph.ops):
         seen = activations_around(graph, op)
         planned = plan.ops[index].on_accelerator and all(t in classes for t in seen)
+        channels = picked_channels(graph, op)
         if planned and _by_channel(graph, op):
             classes.join(seen)
+        elif planned and channels is not None and all(_is_layer(graph, plan, i) for i in graph.consumers.get(op.outputs[0], ())):
+            picked[op.outputs[0]] = channels
         elif not planned or not _is_layer(graph, plan, index):
             pinned.update(seen)
     for members in classes.classes().values():
         if pinned & set(members):
             continue
+        own = {y: channels for y, channels in picked.items() if graph.ops[graph.producers[y]].inputs[0] in members}
+        if pinned & own.keys():
+            continue
         writers = tuple(graph.producers[t] for t in members if has_filter(graph, graph.producers[t]))
-        readers = tuple(i for t in members for i in graph.consumers.get(t, ()) if has_filter(graph, i))
+        readers = tuple(i for t in (*members, *own) for i in graph.consumers.get(t, ()) if has_filter(graph, i))
         if writers and readers and len(set(readers)) == len(readers):
-            yield ChannelClass(tuple(members), writers, readers)
+            yield ChannelClass(tuple(members), writers, readers, own)
+
+
+def picked_channels(graph: Graph, op: Op) -> NDArray[np.int64] | None:
+    """Which channels of its input an op's output holds, where it is a GATHER along the last axis by a constant; else None."""
+    if op.code != "GATHER" or not graph.tensors[op.inputs[0]].is_activation:
+        return None
+    indices, rank = graph.tensors[op.inputs[1]].data, len(graph.tensors[op.inputs[0]].shape)
+    last = int(op.attrs.get("axis", 0)) % rank == rank - 1 and not int(op.attrs.get("batch_dims", 0))
+    return np.asarray(indices, np.int64) if indices is not None and indices.ndim == 1 and last else None
 
 
 def _is_layer(graph: Graph, plan: GraphPlan, index: int) -> bool:
@@ -102,6 +124,9 @@ def sensitivities(graph: Graph, calibration: Calibration) -> dict[int, NDArray[n
         if has_filter(graph, index):
             x, carried = op.inputs[0], _through_filter(graph, op, found[y])
             _add(found, x, carried, graph.tensors[x].shape[-1])
+        elif (channels := picked_channels(graph, op)) is not None:
+            x, width = op.inputs[0], graph.tensors[op.inputs[0]].shape[-1]
+            _add(found, x, np.bincount(channels, found[y], minlength=width), width)
         elif _by_channel(graph, op):
             for x in (t for t in op.inputs if t >= 0 and graph.tensors[t].is_activation):
                 # The noise of a mean is that of one place over how many there are; the rest pass it on as it is.

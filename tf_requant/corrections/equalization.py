@@ -200,7 +200,8 @@ def _equalized(found: _Prediction, plan: GraphPlan, members: ChannelClass, targe
     for new in parts_:
         inputs = new.plan.input_gains
         if new.index in members.readers:
-            inputs = factors if inputs is None else inputs * factors
+            read = members.of(graph.ops[new.index].inputs[0], factors)
+            inputs = read if inputs is None else inputs * read
         written = factors if new.index in members.writers else np.ones(1)
         refit = Refit(new.index, new.scale, new.codes, written, inputs, "channels equalized")
         changed = refitted(graph, moved, refit, target)
@@ -276,8 +277,8 @@ def _read_power(found: _Prediction, members: ChannelClass) -> NDArray[np.float64
 def _with_factors(plan: GraphPlan, members: ChannelClass, factors: NDArray[np.float64]) -> GraphPlan:
     span = f"channels equalized by {factors.min():.3g} to {factors.max():.3g}"
     changed = {
-        t: replace(held, channel_gains=factors, reason=f"{held.reason}; {span}")
-        for t in members.tensors
+        t: replace(held, channel_gains=members.of(t, factors), reason=f"{held.reason}; {span}")
+        for t in (*members.tensors, *members.picked)
         for held in [plan.activations[t]]
     }
     return plan.with_(activations={**plan.activations, **changed})
@@ -292,7 +293,7 @@ def _moved(
     if filter_.index in members.writers:
         by = by * factors.reshape(filter_.values.shape[0], -1, 1)
     if filter_.index in members.readers:
-        by = by / per_input(graph, op, factors)
+        by = by / per_input(graph, op, members.of(op.inputs[0], factors))
     tried = filter_.times(by)
     written, read = plan.activations[op.outputs[0]], plan.activations[op.inputs[0]]
     costs = np.stack([found.of_filter(plan, f, written, read) for f in tried])

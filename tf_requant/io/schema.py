@@ -117,3 +117,23 @@ def union_members(union: str) -> dict[int, str]:
 def enum_names(enum: str) -> dict[int, str]:
     """The members of an enum of the schema by number, e.g. `BuiltinOperator` -> {3: "CONV_2D", ...}."""
     return {v: k for k, v in vars(getattr(bindings, enum)).items() if not k.startswith("_")}
+
+
+_OPTIONS_OF = {
+    **dict.fromkeys(("AVERAGE_POOL_2D", "MAX_POOL_2D", "L2_POOL_2D"), "Pool2DOptions"),
+    **dict.fromkeys(("MEAN", "SUM", "REDUCE_MAX", "REDUCE_MIN", "REDUCE_PROD", "REDUCE_ANY"), "ReducerOptions"),
+    **dict.fromkeys(("MAXIMUM", "MINIMUM"), "MaximumMinimumOptions"),
+    "L2_NORMALIZATION": "L2NormOptions",
+}
+"""Ops whose options are not named after them."""
+
+
+@functools.cache
+def options_of(code: str) -> str | None:
+    """The table of an op's options, by the op's builtin code; None where none is named after it.
+
+    >>> options_of("GATHER"), options_of("MEAN"), options_of("CUSTOM")
+    ('GatherOptions', 'ReducerOptions', None)
+    """
+    named = (code.replace("_", "") + "Options").lower()
+    return _OPTIONS_OF.get(code) or next((k for k in union_members("BuiltinOptions").values() if k.lower() == named), None)

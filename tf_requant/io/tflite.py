@@ -16,7 +16,7 @@ from tf_requant.errors import ModelFormatError, UnsupportedModelError
 from tf_requant.io.associated_files import find_archive, promised_files
 from tf_requant.io.flatbuffer import Reader, Table
 from tf_requant.io.int4 import unpacked
-from tf_requant.io.schema import enum_names, table_fields, union_members
+from tf_requant.io.schema import enum_names, options_of, table_fields
 from tf_requant.model.graph import Graph, Model, Op, Signature, Tensor
 from tf_requant.model.quant import QUANTIZED_DTYPES, QuantParams
 from tf_requant.model.shapes import RULES
@@ -227,21 +227,11 @@ def _op(table: Table, index: int, opcodes: list[tuple[str, int, str | None]]) ->
     return Op(code, tensors[0], tensors[1], attrs, version, custom, tensors[2], opaque=table)
 
 
-_OPTIONS_OF = {
-    **dict.fromkeys(("AVERAGE_POOL_2D", "MAX_POOL_2D", "L2_POOL_2D"), "Pool2DOptions"),
-    **dict.fromkeys(("MEAN", "SUM", "REDUCE_MAX", "REDUCE_MIN", "REDUCE_PROD", "REDUCE_ANY"), "ReducerOptions"),
-    **dict.fromkeys(("MAXIMUM", "MINIMUM"), "MaximumMinimumOptions"),
-    "L2_NORMALIZATION": "L2NormOptions",
-}
-"""Ops whose options are not named after them."""
-
-
 def _check_options(code: str, options: Table | None, index: int) -> None:
     """An interpreter reads an op's options as its own kind, whatever the file says they are."""
     if options is None or code == "CUSTOM":
         return
-    named = (code.replace("_", "") + "Options").lower()
-    expected = _OPTIONS_OF.get(code) or next((k for k in union_members("BuiltinOptions").values() if k.lower() == named), None)
+    expected = options_of(code)
     if expected is not None and options.kind != expected:
         raise ModelFormatError(f"op {index} ({code}) carries {options.kind}, expected {expected}: the file is damaged")
 

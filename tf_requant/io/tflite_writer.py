@@ -17,7 +17,7 @@ from tf_requant.errors import UsageError
 from tf_requant.io.associated_files import relocate
 from tf_requant.io.flatbuffer import DATA_ALIGNMENT, Table, Writer
 from tf_requant.io.int4 import pack
-from tf_requant.io.schema import enum_names, table_fields
+from tf_requant.io.schema import enum_names, options_of, table_fields, union_members
 from tf_requant.io.tflite import DTYPES, IDENTIFIER, Source
 from tf_requant.model.graph import Graph, Model, Op, Signature, Tensor
 from tf_requant.model.quant import QuantParams
@@ -300,7 +300,11 @@ def _op(op: Op, opcodes: _OpCodes) -> Table:
         if changed:
             changes[slot] = options.replace(**changed)
     elif op.attrs:
-        raise ValueError(f"{op.code} is new and cannot carry options: build it from an op that has them")
+        kind = options_of(op.code)
+        if kind is None:
+            raise ValueError(f"{op.code} is new and cannot carry options: build it from an op that has them")
+        number = next(n for n, name in union_members("BuiltinOptions").items() if name == kind)
+        changes.update(builtin_options_type=number, builtin_options=Table(kind, dict(op.attrs)))
     return own.replace(**changes) if changes else own
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tf_requant.corrections.splitting import split_alike
 from tf_requant.io.data import feed
 from tf_requant.model.graph import Model, Tensor
 from tf_requant.model.ops import OPS
@@ -43,6 +44,7 @@ class Pair:
     def __init__(
         self, source: Model, result: Model, arithmetic: Arithmetic = TFLITE_REF, host: Mapping[int, str] | None = None
     ) -> None:
+        source = split_alike(source, result)
         self.meet = Correspondence(source.main, result.main, gains_between(source, result), read_record(result).biases)
         self._feeds = list(zip(source.main.inputs, result.main.inputs, feeds(source, result)))
         self._hosts = Host(source), Host(result)

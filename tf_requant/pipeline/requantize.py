@@ -7,13 +7,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from tf_requant.corrections import DISTILLATION, chosen, wants_noise
+from tf_requant.corrections import DISTILLATION, SPLITTING, chosen, judged, wants_noise
+from tf_requant.corrections.splitting import GATHER, observed_of, outliers, split
 from tf_requant.errors import InterpreterError, ModelFormatError, UsageError
 from tf_requant.io import tflite_writer
 from tf_requant.io.int4 import packed
 from tf_requant.io.tf1 import GRAPH_SUFFIX, GraphOptions
 from tf_requant.model.graph import Model
-from tf_requant.model.ops import info
+from tf_requant.model.ops import OPS, info
 from tf_requant.model.verify import check, refuse_unsupported
 from tf_requant.pipeline.calibrate import calibrate
 from tf_requant.pipeline.correct import Corrector
@@ -23,6 +24,8 @@ from tf_requant.pipeline.record import read_record, recorded
 from tf_requant.pipeline.source import ModelSource, Source, Weights, load_source
 from tf_requant.pipeline.widths import asked_widths, choose_widths
 from tf_requant.plan import ACTIVATIONS, Plan
+from tf_requant.planning.places import place_ops
+from tf_requant.planning.schemes import activation_dtype, narrowed, weight_limits
 from tf_requant.planning.wishes import Interface, Wishes
 from tf_requant.report import Report, build
 from tf_requant.rewrite.rewriter import apply
@@ -73,6 +76,8 @@ class Result:
         held = self.source.graph
         if held is None:
             raise UsageError("the source is a TFLite model: only a TF1 graph can be written back as one")
+        if SPLITTING in self.source_report.corrections:
+            raise UsageError("splitting adds ops that the TF1 graph does not have: write a .tflite file, or leave it out")
         record = replace(read_record(self.model), pixels={}).to_bytes()
         return held.edited(graph_edits(self.source.model, self.plan, self.target, held.survey), record)
 
@@ -116,7 +121,7 @@ def requantize(
         target: a built-in name, a path to a target file, a document or a Target.
         calibration: images, arrays, a dataset or a callable, a Calibration or a saved one's path: what the corrections
             measure on; one sample in five only judges.
-        corrections: `auto`, `none`, or names, in a list or separated by commas.
+        corrections: `auto`, `none`, or names, in a list or separated by commas; `auto,splitting` adds one that `auto` leaves out.
         io: the interface of the result: `target`, `source` or `float`.
         pin_range: tensor name -> (minimum, maximum) in real units.
         keep: regular expressions of ops (code or output tensor name) that stay at the source's precision.
@@ -155,16 +160,21 @@ def requantize(
     source = loaded.model
     refuse_unsupported(source)
     unproven = _run_where_rules_end(source)
+    whole, divided = source, ""
+    if SPLITTING in asked:
+        width = min((b for one in narrow if one.kind != ACTIVATIONS for b in one.widths), default=aim.weight.bits[0])
+        source, divided = _split(whole, aim, width, wishes)
     if train_widths or DISTILLATION in asked:
         refuse_untrainable(source)
     observed = None
     if calibration is not None:
-        observed = calibrate(source, calibration, noise=wants_noise(asked, aim), progress=progress)
+        observed = calibrate(whole, calibration, noise=wants_noise(asked, aim), progress=progress)
+        observed = observed_of(observed, whole, source)
     corrector = Corrector(
         source,
         aim,
-        tuple(name for name in asked if name != DISTILLATION),
-        corrections != "auto",
+        tuple(name for name in asked if name not in (SPLITTING, DISTILLATION)),
+        not judged(corrections),
         wishes,
         progress,
     )
@@ -178,7 +188,8 @@ def requantize(
     corrected = corrector.correct(observed)
     if DISTILLATION in asked and observed is not None:
         corrected = distill(corrector, corrected, observed)
-    plan, notes = corrected.plan, tuple(n for n in (corrected.note, *(choice.note for choice in widths)) if n)
+    plan, notes = corrected.plan, tuple(n for n in (divided, corrected.note, *(choice.note for choice in widths)) if n)
+    applied = (*((SPLITTING,) if source is not whole else ()), *corrected.applied)
     learned = corrected.learned or any(choice.measured is not None for choice in widths)
     digests = observed.digests if observed is not None and learned else ()
     if dry_run:
@@ -190,7 +201,27 @@ def requantize(
     why = "a codebook's levels have eight" if aim.weight.codebook else "no filter beside int8 activations has codes of four bits"
     nothing = (f"--int4 changed nothing: {why}",) if idle else ()
     warnings = (*source.warnings, *unproven, *nothing)
-    return Result(result, plan, build(source, result, plan, aim, corrected.applied, warnings, notes, widths), loaded, aim)
+    return Result(result, plan, build(source, result, plan, aim, applied, warnings, notes, widths), loaded, aim)
+
+
+def _split(source: Model, target: Target, width: int, wishes: Wishes) -> tuple[Model, str]:
+    """The source with the channels that outlying weights read copied, and a sentence on it.
+
+    Raises:
+        UsageError: the target has no op for it, or looks its weights up in tables.
+    """
+    if target.rule(GATHER) is None or not OPS[GATHER].runs(activation_dtype(target)):
+        raise UsageError(f"splitting copies channels by {GATHER}, which target {target.name} does not run: leave it out")
+    if target.weight.codebook is not None:
+        raise UsageError(f"target {target.name} looks its weights up in a codebook, which splitting does not widen: leave it out")
+    if not target.weight.symmetric:
+        return source, "splitting: this target holds every weight of 8 bits"
+    layers = [i for i, op in enumerate(place_ops(source.main, target, wishes.keep)) if op.on_accelerator]
+    copies = outliers(source.main, layers, weight_limits(narrowed(target, width))[1])
+    if not copies:
+        return source, "splitting: no layer has weights that a few copies of channels would bring to the target's codes"
+    channels = sum(map(len, copies.values()))
+    return check(split(source, copies)), f"splitting: {channels} input channels of {len(copies)} layers are read once more"
 
 
 def _names(names: str | Sequence[str]) -> tuple[str, ...]:
