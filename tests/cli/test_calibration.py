@@ -103,7 +103,7 @@ def test_a_correction_that_needs_data_says_so_without_it(tmp_path, name):
 
 
 def test_an_unknown_correction_exits_2_and_names_the_known_ones(tmp_path):
-    assert_refused(convert(tmp_path, "--corrections=gptqq"), "known are: none alone, auto alone or with splitting, moments, distillation; any of splitting, thresholds")
+    assert_refused(convert(tmp_path, "--corrections=gptqq"), "did you mean gptq? known are: none alone, auto (with splitting, moments, distillation where wanted), splitting, thresholds")
 
 
 def test_a_damaged_saved_calibration_exits_2(tmp_path):

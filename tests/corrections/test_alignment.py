@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 import tf_requant
-from tests.builders import Builder
+from tests.builders import Builder, edited
 from tf_requant.corrections.alignment import merged, noise, snapped
 from tf_requant.errors import UsageError
 from tf_requant.io.tflite import read
@@ -176,6 +176,37 @@ def test_what_gains_nothing_is_left_alone(changes: dict[str, Any], target: str) 
     assert result.model_bytes == converted(model, target, "bias").model_bytes
 
 
+def three_layers(first: int) -> bytes:
+    """A linear layer whose largest weight is given ahead of what `two_layers` has; its output keeps the source's step."""
+    random, b = np.random.default_rng(5), Builder(5)
+    x, linear = b.activation([1, 6, 6, 4], "int8", 1 / 128, 0), b.activation([1, 6, 6, 8], "int8", 0.02, 0)
+    hidden = b.tensor([1, 6, 6, 16], "int8", 3 * 72**0.5 * 0.01 * 73 * 1.6 / 255, -128, name=HIDDEN)
+    codes = random.integers(-90, 91, [8, 3, 3, 4])
+    codes[3, 1, 1, 2] = first
+    filters = b.tensor(codes.shape, "int8", 0.01, 0, codes), b.tensor([16, 3, 3, 8], "int8", 0.01, 0, random.integers(-127, 128, [16, 3, 3, 8]))
+    biases = [b.tensor([n], "int32", s, 0, np.zeros(n)) for n, s in ((8, 0.01 / 128), (16, 0.01 * 0.02))]
+    b.op("CONV_2D", [x, filters[0], biases[0]], [linear], "Conv2DOptions", 3, **STEP)
+    b.op("CONV_2D", [linear, filters[1], biases[1]], [hidden], "Conv2DOptions", 3, fusedActivationFunction=Activation.RELU, **STEP)
+    step = float(b.graph.tensors[hidden].quantization.scale[0])
+    dense, bias = b.tensor([5, 1, 1, 16], "int8", 0.02, 0, random.integers(-90, 91, [5, 1, 1, 16])), b.tensor([5], "int32", 0.02 * step, 0, np.zeros(5))
+    scores = b.activation([1, 6, 6, 5], "int8", 2 * step)
+    b.op("CONV_2D", [hidden, dense, bias], [scores], "Conv2DOptions", 3, **STEP)
+    return b.finish([x], [scores])
+
+
+def test_a_layer_behind_an_exact_one_is_aligned_and_behind_a_rounded_one_it_is_not() -> None:
+    """A tensor that keeps the source's step has the source's values only where its writer computes them."""
+    assert aligned(converted(three_layers(90), "nna_sym8")).alignment is not None
+    assert aligned(converted(three_layers(-128), "nna_sym8")).alignment is None
+
+
+def test_a_writer_without_a_bias_cannot_move_its_thresholds() -> None:
+    model = edited(two_layers("connected"), lambda m: setattr(m.subgraphs[0].operators[1], "inputs", [*m.subgraphs[0].operators[1].inputs[:2], -1]))
+    result = converted(model, "nna_sym8")
+    assert aligned(result).alignment is None
+    assert result.model_bytes == converted(model, "nna_sym8", "bias").model_bytes
+
+
 def test_auto_names_it_only_where_something_was_aligned() -> None:
     assert "alignment" in converted(two_layers(), "nna_sym8", "auto").report.corrections
     assert "alignment" not in converted(two_layers(), "nna_sym8_pow2", "auto").report.corrections
@@ -196,8 +227,17 @@ def test_merging_leaves_the_noise_that_is_predicted() -> None:
 
 
 def test_factors_that_cost_more_than_they_bring_are_none() -> None:
-    for multiple in (2, 3, 4):
-        factors = np.linspace(1, 6, 51)
-        moved = snapped(factors, multiple)
-        assert (moved <= np.minimum(factors, multiple)).all() and moved.max() == multiple
-        assert (noise(moved, multiple) <= noise(np.ones(1), multiple)).all()
+    """By what rounding to such a step leaves of accumulators anywhere between the source's thresholds."""
+    random = np.random.default_rng(0)
+    exact = random.uniform(0, 100, 200_000)
+    source = np.round(exact)
+    for multiple, offset in ((2, -0.5), (3, 0.0), (4, 0.5)):
+        whole = merged(source, multiple, offset, 1000) - source
+        for factor in (1.097, 1.313, 1.537, 1.913, 2.511, 3.571, multiple, 5.0):
+            (moved,) = snapped(np.array([factor]), multiple)
+            step = multiple / moved
+            errors = np.round(exact / step) * step - source if moved > 1 else whole
+            assert errors.var() <= 1.05 * whole.var() and abs(errors.var() - noise(np.array([moved]), multiple)[0]) < 0.03
+            assert moved in (1.0, factor, multiple)
+            if moved == 1:
+                assert (np.round(exact * factor / multiple) * multiple / factor - source).var() > 0.98 * whole.var()

@@ -126,7 +126,7 @@ def test_a_correction_that_was_named_is_kept_even_where_it_does_not_help() -> No
 def test_auto_learns_nothing_from_samples_too_few_to_judge_by() -> None:
     few = tf_requant.requantize(model_path(), "nna_sym8_pow2", calibration=images(calibration_path(), 4))
     assert few.model_bytes == tf_requant.requantize(model_path(), "nna_sym8_pow2").model_bytes
-    assert "4 calibration samples are too few" in few.report.notes[0]
+    assert "4 different calibration samples are too few" in few.report.notes[0]
 
 
 def test_what_no_sample_judged_is_not_said_to_have_been_measured() -> None:

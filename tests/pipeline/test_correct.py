@@ -44,3 +44,19 @@ def test_bias_alone_takes_the_place_of_all_only_where_it_clearly_wins(
     corrector = Corrector(read(model_path()), tf_requant.load_target("nna_sym8_per_channel"), (*ALL, "folding"), False)
     found = corrector.correct(calibration)
     assert found.applied == {"all": ALL, "bias": ("rounding", "bias"), "nothing": ("rounding",)}[kept]
+
+
+def test_a_sample_that_is_there_twice_does_not_judge_what_was_learned_from_it() -> None:
+    with np.load(calibration_path()) as file:
+        images = file["images"][:24]
+    alone = tf_requant.requantize(model_path(), "nna_sym8", calibration=np.repeat(images[:1], 20, axis=0))
+    assert "1 different calibration samples are too few" in alone.report.notes[0]
+    assert alone.report.corrections == ("rounding", "bias")
+    plain, doubled = (
+        tf_requant.requantize(model_path(), "nna_sym8", calibration=data, corrections="scale_search,gptq,bias").model_bytes
+        for data in (images, np.repeat(images, 2, axis=0))
+    )
+    assert plain == doubled
+    once, twice = (tf_requant.calibrate(model_path(), x, noise=False) for x in (images, np.repeat(images, 2, axis=0)))
+    assert len(twice) == 48
+    np.testing.assert_array_equal(*(next(iter(c.inputs.values())) for c in (once, twice.without_repeats())))

@@ -5,7 +5,7 @@ import io
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,13 @@ class Calibration:
     def digests(self) -> tuple[str, ...]:
         """One short hash a sample, for proving that no evaluation sample is among them."""
         return tuple(digest({name: codes[n] for name, codes in self.inputs.items()}) for n in range(len(self)))
+
+    def without_repeats(self) -> "Calibration":
+        """Itself with each sample once, so that none is both learned from and judged by; what was counted stays."""
+        first = {digest: n for n, digest in reversed([*enumerate(self.digests)])}
+        if len(first) == len(self):
+            return self
+        return replace(self, inputs={name: codes[sorted(first.values())] for name, codes in self.inputs.items()})
 
     def to_bytes(self) -> bytes:
         """An `.npz` file, the same bytes for the same content."""

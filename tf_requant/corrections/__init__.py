@@ -1,10 +1,11 @@
 """Methods that bring a result nearer to its source, one file each; each is usable alone and `auto` composes them.
 
 One acts on the source, two where scales are chosen (`planning` is handed what they need), four on a finished plan, four
-inside the pass in which `pipeline` runs source and result side by side.
+inside the pass in which `pipeline` runs source and result side by side, one behind it.
 """
 
 from collections.abc import Callable, Iterable
+from difflib import get_close_matches
 
 from tf_requant.corrections.rounding import preserve_channel_sums
 from tf_requant.errors import UsageError
@@ -67,8 +68,12 @@ def chosen(names: str | Iterable[str], with_data: bool = False) -> tuple[str, ..
         return ()
     for name in sorted(asked, key=lambda n: n in NAMES):  # a name that is none comes first
         if name not in (*NAMES, AUTO):
-            known = f"none alone, auto alone or with {', '.join(BY_NAME)}; any of {', '.join(NAMES)}"
-            raise UsageError(f"corrections names {name!r}; known are: {known}")
+            if name == "none":
+                raise UsageError("corrections names 'none' beside others: it stands alone")
+            near = get_close_matches(name.lower(), (*NAMES, AUTO), 1)
+            hint = f"did you mean {near[0]}? " if near else ""
+            known = f"none alone, auto (with {', '.join(BY_NAME)} where wanted), {', '.join(NAMES)}"
+            raise UsageError(f"corrections names {name!r}; {hint}known are: {known}")
         if name not in (*WITHOUT_DATA, AUTO) and not with_data:
             raise UsageError(f"corrections names {name!r}, which measures on data: give calibration data (--calibration)")
     if AUTO in asked:
@@ -79,7 +84,7 @@ def chosen(names: str | Iterable[str], with_data: bool = False) -> tuple[str, ..
 
 
 def judged(names: str | Iterable[str]) -> bool:
-    """Whether what was asked for is kept only where it helps: `auto`, whatever is named beside it."""
+    """Whether what was asked for is kept only where it helps: `auto`; what edits the source (splitting) is done either way."""
     return AUTO in listed(names)
 
 

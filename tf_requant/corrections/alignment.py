@@ -17,7 +17,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from tf_requant.calibration.layers import grouped, has_filter, input_channels
+from tf_requant.calibration.layers import LAYERS, grouped, has_filter, input_channels
 from tf_requant.calibration.statistics import Calibration
 from tf_requant.corrections.channels import picked_channels
 from tf_requant.corrections.scale_search import scale_multiples
@@ -43,9 +43,11 @@ def align(model: Model, plan: Plan, calibration: Calibration, target: Target) ->
         target: the accelerator.
     """
     graph, main = model.main, plan.graphs[0]
+    exact = _exact_tensors(graph, main)
     if target.activation.scale == "any":
-        for index in range(len(graph.ops)):
-            main = _aligned(graph, main, index, calibration, target) or main
+        for index, op in enumerate(graph.ops):
+            if op.inputs and op.inputs[0] in exact:
+                main = _aligned(graph, main, index, calibration, target) or main
     return Plan(plan.target, (main, *plan.graphs[1:]))
 
 
@@ -118,8 +120,8 @@ def _aligned(graph: Graph, plan: GraphPlan, index: int, calibration: Calibration
         return None
     tensor = graph.ops[index].outputs[0]
     held, quant, counts = plan.activations[tensor], graph.tensors[tensor].quant, calibration.histograms.get(tensor)
-    readers, picked = _readers(graph, tensor)
-    mended = bool(readers) and all(has_filter(graph, i) and _bias(graph, plan, i) is not None for i in readers)
+    readers, picked = _readers(graph, plan, tensor)
+    mended = bool(readers) and all(has_filter(graph, i) and _bias(graph, plan, i) is not None for i in (index, *readers))
     if quant is None or counts is None or not counts.any() or not mended or {tensor, *picked} & {*graph.outputs}:
         return None
     step, width = float(quant.scale[0]), held.bits
@@ -147,26 +149,51 @@ def _aligned(graph: Graph, plan: GraphPlan, index: int, calibration: Calibration
     return moved if all(_in_range(graph, moved, i, target) for i in (index, *readers)) else None
 
 
+def _exact_tensors(graph: Graph, plan: GraphPlan) -> set[int]:
+    """The tensors whose values on the target are the source's, whatever the data."""
+    found = {t for t in graph.inputs if _keeps(plan, t)}
+    for index, op in enumerate(graph.ops):
+        layer = op.code in LAYERS or (index, 1) in plan.constants
+        same = all(c.error == 0 and c.codes is None and np.all(np.equal(c.step, 1.0)) for c in _constants(plan, index))
+        read = [t for t in op.inputs if t >= 0 and graph.tensors[t].is_activation]
+        if found.issuperset(read) and same and (not layer or _exact_share(graph, plan, index) == 1):
+            found.update(t for t in op.outputs if t >= 0 and _keeps(plan, t))
+    return found
+
+
+def _keeps(plan: GraphPlan, tensor: int) -> bool:
+    """Whether every value that a tensor takes in the source is one on the target; it has no plan where it stays as it is."""
+    held = plan.activations.get(tensor)
+    return held is None or (held.error == 0 and held.gain == 1 and held.channel_gains is None)
+
+
+def _constants(plan: GraphPlan, index: int) -> list[ConstantPlan]:
+    return [c for (i, _), c in plan.constants.items() if i == index]
+
+
 def _exact_share(graph: Graph, plan: GraphPlan, index: int) -> float:
-    """The share of a layer's output channels whose accumulators are the source's."""
+    """The share of the output channels of a layer with exact inputs whose accumulators are the source's."""
     filter_ = plan.constants.get((index, 1))
     if filter_ is None or not has_filter(graph, index) or filter_.codes is not None:
         return 0.0
-    op, x = graph.ops[index], plan.activations.get(graph.ops[index].inputs[0])
-    if x is None or x.error or x.gain != 1 or x.channel_gains is not None or op.outputs[0] not in plan.activations:
-        return 0.0
+    op = graph.ops[index]
     values, (low, high) = graph.tensors[op.inputs[1]].steps(), filter_.limits or code_limits(filter_.params.dtype)
     point, channels = int(filter_.params.zero_point[0]), grouped(op, values, input_channels(graph, op))
     fits = (channels.min(axis=2) >= low - point) & (channels.max(axis=2) <= high - point)
     return float((fits.reshape(-1) & np.equal(filter_.step, 1.0)).mean())
 
 
-def _readers(graph: Graph, tensor: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The ops that read a tensor, or read it as a GATHER picks its channels, and what those GATHERs write."""
-    readers = graph.consumers.get(tensor, ())
-    picked = tuple(graph.ops[i].outputs[0] for i in readers if picked_channels(graph, graph.ops[i]) is not None)
-    others = [i for i in readers if picked_channels(graph, graph.ops[i]) is None]
-    return (*others, *(i for t in picked for i in graph.consumers.get(t, ()))), picked
+def _readers(graph: Graph, plan: GraphPlan, tensor: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The ops that read a tensor, or read it as a GATHER of the target picks its channels, and what those GATHERs write."""
+    readers, picked = [], []
+    for index in graph.consumers.get(tensor, ()):
+        op = graph.ops[index]
+        if plan.ops[index].on_accelerator and picked_channels(graph, op) is not None:
+            picked.append(op.outputs[0])
+            readers += graph.consumers.get(op.outputs[0], ())
+        else:
+            readers.append(index)
+    return tuple(readers), tuple(picked)
 
 
 def _bias(graph: Graph, plan: GraphPlan, index: int) -> tuple[int, ConstantPlan] | None:

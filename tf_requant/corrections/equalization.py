@@ -182,12 +182,13 @@ def _equalized(found: _Prediction, plan: GraphPlan, members: ChannelClass, targe
     if most is None:
         return None
     own = found.of_rounding(plan, members.tensors, np.ones(most.size))
-    multiples = [a.multiple for t in members.tensors for a in [plan.activations[t].alignment] if a is not None]
+    # What is aligned is read by filters alone, so it is a class of its own.
+    alignment = plan.activations[members.tensors[0]].alignment
     before = float(own.sum()) + sum(_cost(found, plan, f) for f in known)
     best, chosen = _WORTH * before, None
     for factors in candidates(own, _read_power(found, members), most):
-        for multiple in multiples:
-            factors = snapped(factors, multiple)
+        if alignment is not None:
+            factors = snapped(factors, alignment.multiple)
         moved = _with_factors(plan, members, factors)
         parts = [_moved(found, moved, f, members, factors) for f in known]
         cost = float(found.of_rounding(plan, members.tensors, factors).sum()) + sum(c for c, _ in parts)

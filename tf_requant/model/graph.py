@@ -1,6 +1,6 @@
 """Model, Graph, Tensor, Op: the nouns every layer above reads and `rewrite` edits."""
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -12,6 +12,18 @@ from tf_requant.model.quant import QUANTIZED_DTYPES, QuantParams, code_limits
 from tf_requant.numerics.integers import limits
 
 NO_TENSOR = -1
+
+
+def unused(name: str, taken: Container[str]) -> str:
+    """A name that nothing has yet: itself, or with a number behind it.
+
+    >>> unused("a", {"a", "a_1"})
+    'a_2'
+    """
+    found, n = name, 1
+    while found in taken:
+        found, n = f"{name}_{n}", n + 1
+    return found
 
 
 @dataclass(frozen=True, eq=False)

@@ -100,7 +100,8 @@ class Corrector:
         if calibration is None:
             return self._without_data(plain, before) if layerwise else Corrected(plain, before)
         if not self.named and len(calibration) < HELD_BACK:
-            few = f"{len(calibration)} calibration samples are too few to learn from and to judge by: nothing was learned from them"
+            count = f"{len(calibration)} different calibration samples"
+            few = f"{count} are too few to learn from and to judge by: nothing was learned from them"
             alone = self._without_data(plain, before)
             return replace(alone, note="; ".join(filter(None, (few, alone.note))))
         if not set(self.asked) - set(before):
@@ -109,7 +110,7 @@ class Corrector:
         if self.target.activation.scale != "power_of_two":
             useless.append("folding")
         activations = plan.graphs[0].activations.values()
-        if all(a.alignment is None for a in activations) and not self.named:
+        if all(a.alignment is None for a in activations):
             useless.append(ALIGNMENT)
         if all(a.channel_gains is None for a in activations) and not self.named:
             useless.append(EQUALIZATION)
@@ -242,7 +243,7 @@ def moves(plan: Plan) -> bool:
     """Whether the plan moves any value at all."""
     graph = plan.graphs[0]
     moved = any(a.error for a in graph.activations.values())
-    return moved or any(c.codes is not None or not np.all(np.equal(c.step, 1.0)) for c in graph.constants.values())
+    return moved or any(c.codes is not None or c.error or not np.all(np.equal(c.step, 1.0)) for c in graph.constants.values())
 
 
 def _runs_here(graph: Graph) -> bool:

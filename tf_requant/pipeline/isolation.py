@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tf_requant.corrections.splitting import split_alike
+from tf_requant.corrections.splitting import split_again
 from tf_requant.io.data import feed
 from tf_requant.model.graph import Model, Tensor
 from tf_requant.model.ops import OPS
@@ -15,7 +15,7 @@ from tf_requant.numerics.affine import code_table, reexpress
 from tf_requant.numerics.arithmetic import Arithmetic
 from tf_requant.pipeline.host import Host
 from tf_requant.pipeline.lanes import scores
-from tf_requant.pipeline.record import gains_between, read_record
+from tf_requant.pipeline.record import copies_between, gains_between, read_record
 from tf_requant.pipeline.runners import feeds
 from tf_requant.simulator.profiles import TFLITE_REF
 from tf_requant.simulator.simulator import Simulator, zeros
@@ -44,7 +44,7 @@ class Pair:
     def __init__(
         self, source: Model, result: Model, arithmetic: Arithmetic = TFLITE_REF, host: Mapping[int, str] | None = None
     ) -> None:
-        source = split_alike(source, result)
+        source = split_again(source, copies_between(source, result))
         self.meet = Correspondence(source.main, result.main, gains_between(source, result), read_record(result).biases)
         self._feeds = list(zip(source.main.inputs, result.main.inputs, feeds(source, result)))
         self._hosts = Host(source), Host(result)

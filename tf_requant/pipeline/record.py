@@ -1,6 +1,7 @@
 """What a re-expressed model remembers of how it came about: an entry of its metadata, and an attribute of a written graph."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,6 +35,8 @@ class Record:
         biases: tensor name -> channel -> how far the bias behind it was moved, in steps of the tensor; None where what
             it was made from was itself re-expressed, or a graph: moves count from an original.
         widths: tensor name -> bits that the target stores of it, where they are not its own 8 or 16.
+        copies: name of what a layer writes -> input channels that it reads once more (`corrections.splitting`), of each
+            conversion that split it.
     """
 
     gains: dict[str, Any] = field(default_factory=dict)
@@ -42,10 +45,11 @@ class Record:
     target: str = ""
     biases: dict[str, dict[int, float]] | None = None
     widths: dict[str, int] = field(default_factory=dict)
+    copies: dict[str, list[tuple[int, ...]]] = field(default_factory=dict)
 
     def to_bytes(self) -> bytes:
         """JSON; empty where there is nothing to remember."""
-        if not (self.gains or self.calibration or self.pixels or self.widths or self.biases is not None):
+        if not (self.gains or self.calibration or self.pixels or self.widths or self.copies or self.biases is not None):
             return b""
         document: dict[str, Any] = {"version": __version__, "target": self.target, "gains": self.gains}
         if self.calibration:
@@ -56,6 +60,8 @@ class Record:
             document["biases"] = self.biases
         if self.widths:
             document["widths"] = self.widths
+        if self.copies:
+            document["copies"] = self.copies
         return json.dumps(document, sort_keys=True).encode()
 
 
@@ -72,7 +78,10 @@ def read_record(model: Model) -> Record:
         gains = {str(n): np.asarray(g, np.float64).tolist() for n, g in held.get("gains", {}).items()}
         if not all(np.all(np.isfinite(g)) and np.all(np.greater(g, 0)) for g in gains.values()):
             raise ValueError("a gain is no positive number")
-        return Record(gains, calibration, pixels, str(held.get("target", "")), biases, widths)
+        copies = {str(n): [tuple(int(c) for c in own) for own in turns] for n, turns in held.get("copies", {}).items()}
+        if any(c < 0 for turns in copies.values() for own in turns for c in own):
+            raise ValueError("a channel is below zero")
+        return Record(gains, calibration, pixels, str(held.get("target", "")), biases, widths, copies)
     except (ValueError, AttributeError, TypeError):
         return Record()
 
@@ -92,7 +101,9 @@ def _is_stored(tensor: Tensor) -> bool:
     return tensor.dtype == "int8" and quant is not None and not quant.per_channel and not quant.zero_point.any()
 
 
-def recorded(result: Model, source: Model, plan: Plan, digests: tuple[str, ...]) -> Model:
+def recorded(
+    result: Model, source: Model, plan: Plan, digests: tuple[str, ...], copies: Mapping[str, tuple[int, ...]] | None = None
+) -> Model:
     """The result with its record, what its source remembered of samples and pixels included.
 
     Args:
@@ -100,6 +111,7 @@ def recorded(result: Model, source: Model, plan: Plan, digests: tuple[str, ...])
         source: what it was made from.
         plan: how.
         digests: hashes of the samples that shaped it.
+        copies: input channels that layers were given once more ahead of the plan, by what they write.
     """
     before = read_record(source)
     new = {
@@ -112,7 +124,11 @@ def recorded(result: Model, source: Model, plan: Plan, digests: tuple[str, ...])
     calibration = tuple(sorted({*digests, *before.calibration}))
     biases = None if before.target else _moves(Correspondence(source.main, result.main, gains))
     widths = {t.name: t.bits for t in result.main.tensors if t.bits is not None}
-    content = Record(gains, calibration, _pixels(source.main, result.main, before), plan.target, biases, widths).to_bytes()
+    turns = dict(before.copies)
+    for name, own in (copies or {}).items():
+        turns[name] = [*turns.get(name, []), own]
+    pixels = _pixels(source.main, result.main, before)
+    content = Record(gains, calibration, pixels, plan.target, biases, widths, turns).to_bytes()
     kept = {k: v for k, v in result.metadata.items() if k != METADATA}
     return result.with_(metadata=kept | ({METADATA: content} if content else {}))
 
@@ -123,6 +139,12 @@ def gains_between(source: Model, result: Model) -> dict[str, Any]:
     A record counts from the first model of a chain of conversions.
     """
     return _composed(read_record(result).gains, read_record(source).gains, np.divide)
+
+
+def copies_between(source: Model, result: Model) -> dict[str, list[tuple[int, ...]]]:
+    """What layers were split by from one model to the other, of one conversion after the other; by what they write."""
+    before = read_record(source).copies
+    return {name: turns[len(before.get(name, [])) :] for name, turns in read_record(result).copies.items()}
 
 
 def _composed(first: dict[str, Any], second: dict[str, Any], by: np.ufunc) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tf_requant.corrections import DISTILLATION, SPLITTING, chosen, judged, wants_noise
-from tf_requant.corrections.splitting import GATHER, observed_of, outliers, split
+from tf_requant.corrections.splitting import GATHER, Copies, named, observed_of, outliers, split
 from tf_requant.errors import InterpreterError, ModelFormatError, UsageError
 from tf_requant.io import tflite_writer
 from tf_requant.io.int4 import packed
@@ -160,16 +160,19 @@ def requantize(
     source = loaded.model
     refuse_unsupported(source)
     unproven = _run_where_rules_end(source)
-    whole, divided = source, ""
+    whole, copies, divided = source, dict[int, Copies](), ""
     if SPLITTING in asked:
-        width = min((b for one in narrow if one.kind != ACTIVATIONS for b in one.widths), default=aim.weight.bits[0])
-        source, divided = _split(whole, aim, width, wishes)
+        # A layer that is given a narrower one has been split for the widest.
+        width = max((b for one in narrow if one.kind != ACTIVATIONS for b in one.widths), default=aim.weight.bits[0])
+        copies, divided = _copies(whole, aim, width, wishes, judged(corrections))
+        source = check(split(whole, copies)) if copies else whole
+        loaded = replace(loaded, model=source, content=b"") if copies else loaded
     if train_widths or DISTILLATION in asked:
         refuse_untrainable(source)
     observed = None
     if calibration is not None:
         observed = calibrate(whole, calibration, noise=wants_noise(asked, aim), progress=progress)
-        observed = observed_of(observed, whole, source)
+        observed = observed_of(observed, whole, source).without_repeats()
     corrector = Corrector(
         source,
         aim,
@@ -189,13 +192,13 @@ def requantize(
     if DISTILLATION in asked and observed is not None:
         corrected = distill(corrector, corrected, observed)
     plan, notes = corrected.plan, tuple(n for n in (divided, corrected.note, *(choice.note for choice in widths)) if n)
-    applied = (*((SPLITTING,) if source is not whole else ()), *corrected.applied)
+    applied = (*((SPLITTING,) if copies else ()), *corrected.applied)
     learned = corrected.learned or any(choice.measured is not None for choice in widths)
     digests = observed.digests if observed is not None and learned else ()
     if dry_run:
         result = source
     else:
-        result = recorded(apply(source, plan), source, plan, digests)
+        result = recorded(apply(source, plan), source, plan, digests, named(whole.main, copies))
         result = check(result.with_(graphs=tuple(map(packed, result.graphs))) if int4 else result)
     idle = int4 and not dry_run and not any(t.packed for g in result.graphs for t in g.tensors)
     why = "a codebook's levels have eight" if aim.weight.codebook else "no filter beside int8 activations has codes of four bits"
@@ -204,24 +207,30 @@ def requantize(
     return Result(result, plan, build(source, result, plan, aim, applied, warnings, notes, widths), loaded, aim)
 
 
-def _split(source: Model, target: Target, width: int, wishes: Wishes) -> tuple[Model, str]:
-    """The source with the channels that outlying weights read copied, and a sentence on it.
+def _copies(
+    source: Model, target: Target, width: int, wishes: Wishes, optional: bool
+) -> tuple[dict[int, Copies], str]:
+    """The input channels that a target's layers are to read once more, and a sentence on them.
 
     Raises:
-        UsageError: the target has no op for it, or looks its weights up in tables.
+        UsageError: the target has no op for it, or looks its weights up in tables, and it is not optional.
     """
+    why = ""
     if target.rule(GATHER) is None or not OPS[GATHER].runs(activation_dtype(target)):
-        raise UsageError(f"splitting copies channels by {GATHER}, which target {target.name} does not run: leave it out")
-    if target.weight.codebook is not None:
-        raise UsageError(f"target {target.name} looks its weights up in a codebook, which splitting does not widen: leave it out")
+        why = f"splitting copies channels by {GATHER}, which target {target.name} does not run"
+    elif target.weight.codebook is not None:
+        why = f"splitting does not widen the codebook in which target {target.name} looks its weights up"
+    if why and not optional:
+        raise UsageError(f"{why}: leave it out")
+    if why:
+        return {}, f"{why}: left out"
     if not target.weight.symmetric:
-        return source, "splitting: this target holds every weight of 8 bits"
+        return {}, "splitting: this target holds every weight of 8 bits"
     layers = [i for i, op in enumerate(place_ops(source.main, target, wishes.keep)) if op.on_accelerator]
-    copies = outliers(source.main, layers, weight_limits(narrowed(target, width))[1])
+    copies = outliers(source.main, layers, *weight_limits(narrowed(target, width)))
     if not copies:
-        return source, "splitting: no layer has weights that a few copies of channels would bring to the target's codes"
-    channels = sum(map(len, copies.values()))
-    return check(split(source, copies)), f"splitting: {channels} input channels of {len(copies)} layers are read once more"
+        return {}, "splitting: no convolution over all channels and no fully connected layer has a few outlying weights"
+    return copies, f"splitting: {sum(map(len, copies.values()))} input channels of {len(copies)} layers are read once more"
 
 
 def _names(names: str | Sequence[str]) -> tuple[str, ...]:

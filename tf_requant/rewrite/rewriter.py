@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from tf_requant.model.graph import NO_TENSOR, Graph, Model, Op, Signature, Tensor
+from tf_requant.model.graph import NO_TENSOR, Graph, Model, Op, Signature, Tensor, unused
 from tf_requant.model.ops import info
 from tf_requant.model.quant import QuantParams, code_limits
 from tf_requant.plan import ConstantPlan, GraphPlan, Plan, View
@@ -131,9 +131,7 @@ class _GraphRewriter:
         return new
 
     def _append(self, tensor: Tensor) -> int:
-        name, n = tensor.name, 1
-        while name in self._names:
-            name, n = f"{tensor.name}_{n}", n + 1
+        name = unused(tensor.name, self._names)
         self._names.add(name)
         self._tensors.append(tensor.with_(name=name))
         return len(self._tensors) - 1
