@@ -229,6 +229,16 @@ def test_an_unfaulted_conversion_is_called_no_fault(target: str, corrections: st
     assert faults == []
 
 
+@pytest.mark.parametrize("bits", [4, 6])
+def test_weights_that_were_clipped_at_a_narrow_width_are_no_fault(bits: int) -> None:
+    """At four bits scales are chosen that clip: what stands at 7 of 127 codes is at the end of its width."""
+    target = tf_requant.load_target("nna_sym8").derive(name="narrow", weight={"bits": [8, bits]})
+    with np.load(calibration_path()) as seen, np.load(evaluation_path()) as unseen:
+        result = tf_requant.requantize(model_path(), target, calibration=seen["images"], bits=bits)
+        check = tf_requant.validate(result.model_bytes, reference=model_path(), data=unseen["images"][:30], isolate=True)
+    assert check.isolation is not None and [c.why for c in check.isolation.culprits if c.fault] == []
+
+
 def test_constants_that_took_a_gain_are_not_wrong_by_it() -> None:
     """nna_sym8_pow2 multiplies RELU6 classes by 1.32: forgotten, a filter would be 32 % off."""
     scene = bundled("nna_sym8_pow2", corrections="none")

@@ -8,6 +8,7 @@ the source's, and a weight that was clipped stands at the end of its type.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -146,9 +147,9 @@ def _filter(weights: Tensor, wanted: Array, axis: int, seen: LayerStatistics) ->
     assert weights.quant is not None and weights.data is not None
     scale, point = weights.quant.along(len(weights.shape))
     goal, got = wanted / scale, weights.data.astype(np.float64) - point
-    low, high = code_limits(weights.dtype)
-    # What stands at the end of its type and belongs there, or beyond, was clipped.
-    clipped = ((got >= high - point - 1) & (goal >= got)) | ((got <= low - point + 1) & (goal <= got))
+    low, high, near = _ends(weights.data, weights.dtype)
+    # What stands at the end of its type or width and belongs there, or beyond, was clipped.
+    clipped = ((got >= high - point - near) & (goal >= got)) | ((got <= low - point + near) & (goal <= got))
     rest = tuple(a for a in range(goal.ndim) if a != axis)
     kept, off = np.where(clipped, 0.0, goal), np.where(clipped, 0.0, got - goal)
     power, error = np.maximum(np.square(kept).sum(rest), 1e-12), np.square(off).sum(rest)
@@ -170,6 +171,16 @@ def _filter(weights: Tensor, wanted: Array, axis: int, seen: LayerStatistics) ->
         f"filter channel {channel} is {slope[channel]:.2f} times the source's, {spread[channel]:.1f} steps off where rounding "
         f"explains {explained[channel]:.3g}: its output is off by {running[channel]:.1f} steps",
     )
+
+
+def _ends(codes: NDArray[Any], dtype: str) -> tuple[int, int, int]:
+    """The lowest and highest code of a filter, of its type or of the fewest bits that hold it, and how near counts as there."""
+    low, high = code_limits(dtype)
+    most = int(np.abs(codes.astype(np.int64)).max(initial=0))
+    if low == 0 or 2 * most > high:
+        return low, high, 1
+    end = 2 ** most.bit_length() - 1
+    return -end, end, 0
 
 
 def _coarseness(goal: Array, got: Array, rest: tuple[int, ...]) -> Array:
