@@ -187,6 +187,10 @@ def _pad(tf: Any, graph: Graph, op: Op, arrays: list[Any]) -> Any:
     return tf.pad(arrays[0], np.asarray(arrays[1], np.int32))
 
 
+def _gather(tf: Any, graph: Graph, op: Op, arrays: list[Any]) -> Any:
+    return tf.gather(*arrays[:2], axis=int(op.attrs.get("axis", 0)), batch_dims=int(op.attrs.get("batch_dims", 0)))
+
+
 _KERNELS: dict[str, Callable[..., Any]] = {
     "CONV_2D": _conv,
     "DEPTHWISE_CONV_2D": _depthwise,
@@ -199,6 +203,7 @@ _KERNELS: dict[str, Callable[..., Any]] = {
     "MUL": _elementwise(lambda tf, a, b: a * b),
     "CONCATENATION": lambda tf, graph, op, arrays: tf.concat(arrays, int(op.attrs["axis"])),
     "PAD": _pad,
+    "GATHER": _gather,
     "RELU": _unary(lambda tf, x: tf.nn.relu(x)),
     "RELU6": _unary(lambda tf, x: tf.nn.relu6(x)),
     "LOGISTIC": _unary(lambda tf, x: tf.sigmoid(x)),
