@@ -176,28 +176,56 @@ def test_what_gains_nothing_is_left_alone(changes: dict[str, Any], target: str) 
     assert result.model_bytes == converted(model, target, "bias").model_bytes
 
 
-def three_layers(first: int) -> bytes:
-    """A linear layer whose largest weight is given ahead of what `two_layers` has; its output keeps the source's step."""
+def three_layers(first: int, between: str = "", point: int = 0) -> bytes:
+    """A linear layer whose largest weight is given, an op or none, and what `two_layers` has; all up to there keep their steps.
+
+    Args:
+        first: the weight.
+        between: the op.
+        point: the zero point of what the linear layer writes.
+    """
     random, b = np.random.default_rng(5), Builder(5)
-    x, linear = b.activation([1, 6, 6, 4], "int8", 1 / 128, 0), b.activation([1, 6, 6, 8], "int8", 0.02, 0)
+    x, linear = b.activation([1, 6, 6, 4], "int8", 1 / 128, 0), b.activation([1, 6, 6, 8], "int8", 0.02, point)
     hidden = b.tensor([1, 6, 6, 16], "int8", 3 * 72**0.5 * 0.01 * 73 * 1.6 / 255, -128, name=HIDDEN)
-    codes = random.integers(-90, 91, [8, 3, 3, 4])
+    codes, wide = random.integers(-90, 91, [8, 3, 3, 4]), random.integers(-127, 128, [16, 3, 3, 8])
     codes[3, 1, 1, 2] = first
-    filters = b.tensor(codes.shape, "int8", 0.01, 0, codes), b.tensor([16, 3, 3, 8], "int8", 0.01, 0, random.integers(-127, 128, [16, 3, 3, 8]))
+    filters = b.tensor(codes.shape, "int8", 0.01, 0, codes), b.tensor(wide.shape, "int8", 0.01, 0, wide)
     biases = [b.tensor([n], "int32", s, 0, np.zeros(n)) for n, s in ((8, 0.01 / 128), (16, 0.01 * 0.02))]
     b.op("CONV_2D", [x, filters[0], biases[0]], [linear], "Conv2DOptions", 3, **STEP)
+    if between:
+        data, linear = linear, b.activation([1, 6, 6, 8], "int8", 0.02, point)
+        b.op(between, [data], [linear], "Pool2DOptions", 2, filterWidth=2, filterHeight=2, **STEP)
     b.op("CONV_2D", [linear, filters[1], biases[1]], [hidden], "Conv2DOptions", 3, fusedActivationFunction=Activation.RELU, **STEP)
-    step = float(b.graph.tensors[hidden].quantization.scale[0])
-    dense, bias = b.tensor([5, 1, 1, 16], "int8", 0.02, 0, random.integers(-90, 91, [5, 1, 1, 16])), b.tensor([5], "int32", 0.02 * step, 0, np.zeros(5))
+    step, reading = float(b.graph.tensors[hidden].quantization.scale[0]), random.integers(-90, 91, [5, 1, 1, 16])
+    dense, bias = b.tensor(reading.shape, "int8", 0.02, 0, reading), b.tensor([5], "int32", 0.02 * step, 0, np.zeros(5))
     scores = b.activation([1, 6, 6, 5], "int8", 2 * step)
     b.op("CONV_2D", [hidden, dense, bias], [scores], "Conv2DOptions", 3, **STEP)
     return b.finish([x], [scores])
 
 
-def test_a_layer_behind_an_exact_one_is_aligned_and_behind_a_rounded_one_it_is_not() -> None:
-    """A tensor that keeps the source's step has the source's values only where its writer computes them."""
-    assert aligned(converted(three_layers(90), "nna_sym8")).alignment is not None
-    assert aligned(converted(three_layers(-128), "nna_sym8")).alignment is None
+@pytest.mark.parametrize("between", ["", "MAX_POOL_2D"])
+def test_a_layer_behind_exact_ones_is_aligned_and_behind_a_rounded_one_it_is_not(between: str) -> None:
+    """A tensor that keeps the source's step has the source's values only where what writes it computes them."""
+    assert aligned(converted(three_layers(90, between), "nna_sym8")).alignment is not None
+    assert aligned(converted(three_layers(-128, between), "nna_sym8")).alignment is None
+
+
+def test_averages_round_otherwise_on_other_codes() -> None:
+    assert aligned(converted(three_layers(90, "AVERAGE_POOL_2D"), "nna_sym8")).alignment is None
+
+
+@pytest.mark.parametrize("pinned, kept", [((-1.0, 127 / 128), True), ((-0.5, 0.5), False)])
+def test_an_input_whose_range_the_user_cut_is_not_exact(pinned: tuple[float, float], kept: bool) -> None:
+    name = read(two_layers()).main.tensors[0].name
+    result = converted(two_layers(), "nna_sym8", pin_range={name: pinned})
+    assert (aligned(result).alignment is not None) is kept
+
+
+@pytest.mark.parametrize("point", [-128, -3, 0])
+def test_a_tensor_that_saturates_elsewhere_is_not_exact(point: int) -> None:
+    """On symmetric codes, an output of another zero point goes beyond where the source's ends."""
+    model = three_layers(90, point=point)
+    assert (aligned(converted(model, "nna_sym8")).alignment is not None) is (point == 0)
 
 
 def test_a_writer_without_a_bias_cannot_move_its_thresholds() -> None:

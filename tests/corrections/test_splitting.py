@@ -1,5 +1,6 @@
 """Splitting changes no code of the source, leaves weights that the target holds, and asks the target for a GATHER."""
 
+import json
 from typing import Any
 
 import numpy as np
@@ -280,7 +281,57 @@ def test_copies_that_do_not_fit_a_source_are_left_out() -> None:
     for copies in ({"other": [(3,)]}, {name: [(CHANNELS,)]}, {name: [()]}, {}):
         assert len(split_again(model, copies).main.ops) == 1
     assert len(split_again(model, {name: [(3, 17), (64,)]}).main.ops) == 3
+    assert len(split_again(model, {name: [(0,) * 200]}).main.ops) == 1
     assert named(model.main, {0: (3, 17)}) == {name: (3, 17)}
+
+
+@pytest.mark.parametrize("entry", [5, [1], None, [[-1]], [["11"]], "11", [[float("inf")]], [[]], [[10**30]], [[1.5]], [[]] * 20, {}])
+def test_a_record_that_was_tampered_with_costs_rows_and_no_more(entry: Any) -> None:
+    content = two_readers(False)
+    data = data_of(read(content), 4)
+    result = tf_requant.requantize(content, "nna_sym8", corrections="splitting,bias", calibration=data_of(read(content), 8, 1)).model
+    held = json.loads(result.metadata["tf_requant"])
+    assert set(held["copies"]) == {read(content).main.tensors[op.outputs[0]].name for op in read(content).main.ops}
+    for name in list(held["copies"]):
+        for copies in ({**held["copies"], name: entry}, {n: own for n, own in held["copies"].items() if n != name}, entry):
+            tampered = {**held, "copies": copies} if isinstance(copies, dict) else held
+            metadata = {**result.metadata, "tf_requant": json.dumps(tampered).encode()}
+            changed = tflite_writer.write(result.with_(metadata=metadata))
+            assert read_record(read(changed)).calibration == read_record(result).calibration
+            isolated(content, changed, data)
+    bare = tflite_writer.write(result.with_(metadata={n: v for n, v in result.metadata.items() if n != "tf_requant"}))
+    check_ = tf_requant.validate(bare, reference=content, data=data, isolate=True)
+    assert check_.isolation is not None
+
+
+def test_results_of_one_source_that_were_split_otherwise_can_be_compared() -> None:
+    content = two_readers(False)
+    data = data_of(read(content), 4)
+    narrow = tf_requant.load_target("nna_sym8").derive(name="narrow", weight={"bits": [8, 6]})
+    whole = tf_requant.requantize(content, "nna_sym8", corrections="none").model_bytes
+    made = [tf_requant.requantize(content, narrow, corrections="splitting", bits=bits).model_bytes for bits in (8, 6)]
+    for reference, result in ((made[0], made[1]), (made[1], made[0]), (made[0], whole), (whole, made[0])):
+        assert tf_requant.validate(result, reference=reference, data=data, isolate=True).isolation is not None
+    for first in ("source", "float", "target"):
+        again = tf_requant.requantize(content, narrow, corrections="splitting", bits=8, io=first).model_bytes
+        if first != "float":
+            again = tf_requant.requantize(again, narrow, corrections="splitting", bits=6).model_bytes
+        assert tf_requant.validate(again, reference=content, data=data, isolate=True).isolation is not None
+
+
+def test_a_choice_of_widths_is_split_for_the_widest() -> None:
+    target = tf_requant.load_target("nna_sym8").derive(name="mixed", weight={"bits": [8, 6]})
+    asked: dict[str, Any] = {"budget": "weights:0.9", "calibration": data_of(read(two_readers(False)), 12)}
+    notes = [
+        tf_requant.requantize(two_readers(False), target, corrections="splitting,bias", bits=bits, **options).report.notes[0]
+        for bits, options in (((6, 8), asked), (8, {}), (6, {}))
+    ]
+    assert notes[0] == notes[1] != notes[2]
+
+
+def test_a_dry_run_carries_the_source_as_it_is() -> None:
+    result = tf_requant.requantize(net(), "nna_sym8", corrections="splitting", dry_run=True)
+    assert len(result.model.main.ops) == 1 and result.report.corrections == ("splitting",)
 
 
 def test_a_graph_is_not_written_back_with_ops_that_it_lacks() -> None:

@@ -8,6 +8,7 @@ import pytest
 from numpy.typing import NDArray
 
 import tf_requant
+from tests.builders import conv2d, edited
 from tf_requant.io.tflite import read
 from tf_requant.pipeline.correct import Corrector
 from tf_requant.pipeline.reconstruct import Outcome
@@ -60,3 +61,16 @@ def test_a_sample_that_is_there_twice_does_not_judge_what_was_learned_from_it() 
     once, twice = (tf_requant.calibrate(model_path(), x, noise=False) for x in (images, np.repeat(images, 2, axis=0)))
     assert len(twice) == 48
     np.testing.assert_array_equal(*(next(iter(c.inputs.values())) for c in (once, twice.without_repeats())))
+
+
+def test_a_weight_that_is_clipped_at_the_sources_step_is_something_to_correct() -> None:
+    """-128 becomes -127: every step is one, and yet the model moved."""
+
+    def clipped(model: Any) -> None:
+        buffer = model.buffers[model.subgraphs[0].tensors[model.subgraphs[0].operators[0].inputs[1]].buffer]
+        buffer.data = np.where(np.arange(len(buffer.data)) % 9 == 0, 128, buffer.data).astype(np.uint8)
+
+    source = edited(conv2d("int8"), clipped)
+    data = np.random.default_rng(0).integers(-128, 128, (12, 8, 8, 4)).astype(np.int8)
+    result = tf_requant.requantize(source, "nna_sym8", calibration=data)
+    assert "exact" not in result.report.notes[0] and "bias" in result.report.notes[0]

@@ -229,7 +229,22 @@ def test_an_unfaulted_conversion_is_called_no_fault(target: str, corrections: st
     assert faults == []
 
 
-@pytest.mark.parametrize("bits", [4, 6])
+@pytest.mark.parametrize("target", ["tflite_int8", "nna_sym8_per_channel"])
+def test_a_filter_that_was_halved_as_a_whole_is_not_taken_for_a_narrow_one(target: str) -> None:
+    """127 becomes 63, the end of seven bits: that every channel's largest weight stands there says nothing."""
+    scene = bundled(target, corrections="none")
+    main, missed = scene.candidate.main, []
+    for index in [i for i, op in enumerate(main.ops) if op.code == "CONV_2D"][2:8]:
+        weights = main.tensors[main.ops[index].inputs[1]]
+        assert weights.data is not None
+        halved = weights.with_(data=np.trunc(weights.data / 2).astype(np.int8))
+        tensors = tuple(halved if i == main.ops[index].inputs[1] else t for i, t in enumerate(main.tensors))
+        ranking = scene.ranking(scene.candidate.with_(graphs=(main.with_(tensors=tensors),)))
+        missed += [index] * (not any(c.index == index and c.fault for c in ranking))
+    assert missed == []
+
+
+@pytest.mark.parametrize("bits", [4])
 def test_weights_that_were_clipped_at_a_narrow_width_are_no_fault(bits: int) -> None:
     """At four bits scales are chosen that clip: what stands at 7 of 127 codes is at the end of its width."""
     target = tf_requant.load_target("nna_sym8").derive(name="narrow", weight={"bits": [8, bits]})

@@ -17,7 +17,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from tf_requant.calibration.layers import LAYERS, grouped, has_filter, input_channels
+from tf_requant.calibration.layers import grouped, has_filter, input_channels
 from tf_requant.calibration.statistics import Calibration
 from tf_requant.corrections.channels import picked_channels
 from tf_requant.corrections.scale_search import scale_multiples
@@ -29,6 +29,8 @@ from tf_requant.numerics.integers import limits
 from tf_requant.plan import ActivationPlan, Alignment, ConstantPlan, GraphPlan, Plan
 from tf_requant.targets import Target
 
+_ROUND = ("AVERAGE_POOL_2D", "RESIZE_BILINEAR", "CONCATENATION")
+"""Ops on raw codes that are no mere moves: two average, and in uint8 the last one rescales."""
 _WITHIN = (np.arange(8) + 0.5) / 8 - 0.5
 """Where within a step of the source an accumulator may lie."""
 
@@ -150,21 +152,39 @@ def _aligned(graph: Graph, plan: GraphPlan, index: int, calibration: Calibration
 
 
 def _exact_tensors(graph: Graph, plan: GraphPlan) -> set[int]:
-    """The tensors whose values on the target are the source's, whatever the data."""
-    found = {t for t in graph.inputs if _keeps(plan, t)}
+    """Tensors whose values on the target are the source's, whatever the data.
+
+    Those that only layers and moves of codes have come by: what other ops round, they round otherwise at another zero point.
+    """
+    found = {t for t in graph.inputs if _keeps(graph, plan, t)}
     for index, op in enumerate(graph.ops):
-        layer = op.code in LAYERS or (index, 1) in plan.constants
-        same = all(c.error == 0 and c.codes is None and np.all(np.equal(c.step, 1.0)) for c in _constants(plan, index))
-        read = [t for t in op.inputs if t >= 0 and graph.tensors[t].is_activation]
-        if found.issuperset(read) and same and (not layer or _exact_share(graph, plan, index) == 1):
-            found.update(t for t in op.outputs if t >= 0 and _keeps(plan, t))
+        read, row = [t for t in op.inputs if t >= 0 and graph.tensors[t].is_activation], info(op)
+        if not plan.ops[index].on_accelerator or row is None or not read or not found.issuperset(read):
+            continue
+        layer = _exact_share(graph, plan, index) == 1 and all(np.all(np.equal(c.step, 1.0)) for c in _constants(plan, index))
+        moves = row.rule == "same" and op.code not in _ROUND and not _constants(plan, index)
+        if layer or moves:
+            found.update(t for t in op.outputs if _keeps(graph, plan, t, written=layer))
     return found
 
 
-def _keeps(plan: GraphPlan, tensor: int) -> bool:
-    """Whether every value that a tensor takes in the source is one on the target; it has no plan where it stays as it is."""
-    held = plan.activations.get(tensor)
-    return held is None or (held.error == 0 and held.gain == 1 and held.channel_gains is None)
+def _keeps(graph: Graph, plan: GraphPlan, tensor: int, written: bool = False) -> bool:
+    """Whether a tensor's values in the source are values on the target, at the source's step.
+
+    Args:
+        graph: the source's.
+        plan: of it.
+        tensor: an activation.
+        written: whether an op computes it, so that it also has to saturate where it does in the source.
+    """
+    held, quant = plan.activations.get(tensor), graph.tensors[tensor].quant
+    if held is None or quant is None or held.error or held.gain != 1 or held.channel_gains is not None:
+        return False
+    low, high = (end - int(quant.zero_point[0]) for end in graph.tensors[tensor].limits)
+    bottom, top = code_limits(held.params.dtype) if held.bits is None else limits(held.bits)
+    bottom, top = bottom - int(held.params.zero_point[0]), top - int(held.params.zero_point[0])
+    alike = (bottom, top) == (low, high) if written else bottom <= low and high <= top
+    return alike and bool(held.params.scale[0] == quant.scale[0])
 
 
 def _constants(plan: GraphPlan, index: int) -> list[ConstantPlan]:

@@ -99,8 +99,10 @@ def split_again(model: Model, copies: Mapping[str, Sequence[Copies]]) -> Model:
         graph, places = model.main, {}
         for index, op in enumerate(graph.ops):
             turns = copies.get(graph.tensors[op.outputs[0]].name, ()) if op.outputs else ()
-            if turn < len(turns) and turns[turn] and _splits(graph, index) and max(turns[turn]) < _filter(graph, op).shape[-1]:
-                places[index] = turns[turn]
+            own = turns[turn] if turn < len(turns) and _splits(graph, index) else ()
+            channels = _filter(graph, op).shape[-1] if own else 0
+            if own and max(own) < channels and len(own) <= channels:
+                places[index] = own
         model = split(model, places)
     return model
 

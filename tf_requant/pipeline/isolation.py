@@ -75,10 +75,19 @@ class Pair:
                 arrays.append(zeros(graph, t))
             elif t in self.meet.tensors and self.meet.tensors[t] in source:
                 theirs = self.meet.source.tensors[self.meet.tensors[t]]
+                if theirs.shape[1:] != graph.tensors[t].shape[1:]:
+                    return None
                 arrays.append(convert(source[self.meet.tensors[t]], theirs, graph.tensors[t], self.meet.gains[t]))
             else:
                 return None
         return self._result.execute(index, arrays)
+
+    def can_restore(self, index: int) -> bool:
+        """Whether the source's own op reads what the candidate's does: one that was split otherwise reads other channels."""
+        source, result = self.meet.source, self.meet.result
+        pairs = zip(source.ops[self.meet.ops[index]].inputs, result.ops[index].inputs)
+        both = [(source.tensors[s], result.tensors[t]) for s, t in pairs if s >= 0 and t >= 0]
+        return all(a.shape[1:] == b.shape[1:] for a, b in both if a.is_activation and b.is_activation)
 
     def restored(self, index: int, values: Values) -> Sequence[NDArray[Any]]:
         """What the source's own op makes of the candidate's inputs, on the candidate's grid."""
@@ -178,7 +187,7 @@ class Race:
     def __init__(self, pair: Pair) -> None:
         self._pair = pair
         graph = pair.meet.result
-        computing = [index for index in sorted(pair.meet.ops) if not _only_moves(graph.ops[index].code)]
+        computing = [i for i in sorted(pair.meet.ops) if not _only_moves(graph.ops[i].code) and pair.can_restore(i)]
         self.found = {index: Restoration() for index in computing} if pair.scores else {}
         self._racing = list(self.found)
         self._samples = 0

@@ -18,6 +18,8 @@ METADATA = "tf_requant"
 """The name of the entry."""
 _FELT = 0.25
 """Steps of a layer's output from which on a move of its bias is remembered."""
+_TURNS, _CHANNELS = 16, 1 << 20
+"""Conversions that may have split a layer, and channels of one: more is no record of ours."""
 Pixels = tuple[str, float, int]
 """dtype, scale and zero point of the input that gives a pixel its meaning."""
 
@@ -35,8 +37,8 @@ class Record:
         biases: tensor name -> channel -> how far the bias behind it was moved, in steps of the tensor; None where what
             it was made from was itself re-expressed, or a graph: moves count from an original.
         widths: tensor name -> bits that the target stores of it, where they are not its own 8 or 16.
-        copies: name of what a layer writes -> input channels that it reads once more (`corrections.splitting`), of each
-            conversion that split it.
+        copies: name, in the model that was converted, of what a layer writes -> input channels that it reads once more
+            (`corrections.splitting`), of each conversion that split it.
     """
 
     gains: dict[str, Any] = field(default_factory=dict)
@@ -78,12 +80,16 @@ def read_record(model: Model) -> Record:
         gains = {str(n): np.asarray(g, np.float64).tolist() for n, g in held.get("gains", {}).items()}
         if not all(np.all(np.isfinite(g)) and np.all(np.greater(g, 0)) for g in gains.values()):
             raise ValueError("a gain is no positive number")
-        copies = {str(n): [tuple(int(c) for c in own) for own in turns] for n, turns in held.get("copies", {}).items()}
-        if any(c < 0 for turns in copies.values() for own in turns for c in own):
-            raise ValueError("a channel is below zero")
+        copies = {str(n): [tuple(own) for own in turns] for n, turns in held.get("copies", {}).items() if _are_channels(turns)}
         return Record(gains, calibration, pixels, str(held.get("target", "")), biases, widths, copies)
-    except (ValueError, AttributeError, TypeError):
+    except (ValueError, AttributeError, TypeError, OverflowError):
         return Record()
+
+
+def _are_channels(turns: Any) -> bool:
+    """Whether a record's entry is a list of lists of channels."""
+    lists = isinstance(turns, list) and len(turns) <= _TURNS and all(isinstance(own, list) for own in turns)
+    return lists and all(type(c) is int and 0 <= c < _CHANNELS for own in turns for c in own)
 
 
 def with_recorded_widths(model: Model) -> Model:
@@ -143,8 +149,12 @@ def gains_between(source: Model, result: Model) -> dict[str, Any]:
 
 def copies_between(source: Model, result: Model) -> dict[str, list[tuple[int, ...]]]:
     """What layers were split by from one model to the other, of one conversion after the other; by what they write."""
-    before = read_record(source).copies
-    return {name: turns[len(before.get(name, [])) :] for name, turns in read_record(result).copies.items()}
+    before, found = read_record(source).copies, {}
+    for name, turns in read_record(result).copies.items():
+        own = before.get(name, [])
+        if turns[: len(own)] == own:
+            found[name] = turns[len(own) :]
+    return found
 
 
 def _composed(first: dict[str, Any], second: dict[str, Any], by: np.ufunc) -> dict[str, Any]:

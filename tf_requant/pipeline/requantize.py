@@ -196,7 +196,7 @@ def requantize(
     learned = corrected.learned or any(choice.measured is not None for choice in widths)
     digests = observed.digests if observed is not None and learned else ()
     if dry_run:
-        result = source
+        result = whole
     else:
         result = recorded(apply(source, plan), source, plan, digests, named(whole.main, copies))
         result = check(result.with_(graphs=tuple(map(packed, result.graphs))) if int4 else result)

@@ -8,7 +8,6 @@ the source's, and a weight that was clipped stands at the end of its type.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +34,8 @@ _SHARED = 4
 """Weights a code from which on a filter's codes are all that it may have, and not just those that it happens to need."""
 _SPARSE = 2
 """Whole steps a code from which on there are others between a filter's codes that it does without."""
+_FOLLOWS = 0.25
+"""How far from one the slope of weights may be that follow the source's."""
 _HALF = 0.5
 """Steps from which on a clipped weight lost something."""
 _MOST = 0.5
@@ -147,10 +148,8 @@ def _filter(weights: Tensor, wanted: Array, axis: int, seen: LayerStatistics) ->
     assert weights.quant is not None and weights.data is not None
     scale, point = weights.quant.along(len(weights.shape))
     goal, got = wanted / scale, weights.data.astype(np.float64) - point
-    low, high, near = _ends(weights.data, weights.dtype)
-    # What stands at the end of its type or width and belongs there, or beyond, was clipped.
-    clipped = ((got >= high - point - near) & (goal >= got)) | ((got <= low - point + near) & (goal <= got))
     rest = tuple(a for a in range(goal.ndim) if a != axis)
+    clipped = _clipped(goal, got, code_limits(weights.dtype), point, rest)
     kept, off = np.where(clipped, 0.0, goal), np.where(clipped, 0.0, got - goal)
     power, error = np.maximum(np.square(kept).sum(rest), 1e-12), np.square(off).sum(rest)
     slope = 1 + (off * kept).sum(rest) / power
@@ -173,14 +172,30 @@ def _filter(weights: Tensor, wanted: Array, axis: int, seen: LayerStatistics) ->
     )
 
 
-def _ends(codes: NDArray[Any], dtype: str) -> tuple[int, int, int]:
-    """The lowest and highest code of a filter, of its type or of the fewest bits that hold it, and how near counts as there."""
-    low, high = code_limits(dtype)
-    most = int(np.abs(codes.astype(np.int64)).max(initial=0))
-    if low == 0 or 2 * most > high:
-        return low, high, 1
+def _clipped(goal: Array, got: Array, ends: tuple[int, int], point: Array, rest: tuple[int, ...]) -> NDArray[np.bool_]:
+    """Which weights stand at the end of their type, or of a narrower width, and belong there or beyond.
+
+    The file does not tell a width. Where all codes fit one, its ends count for channels whose other weights follow the source's:
+    in a filter that is too small as a whole, they don't either.
+
+    Args:
+        goal: the weights in steps.
+        got: the codes less their zero point.
+        ends: of the type.
+        point: the zero point.
+        rest: the axes that are no channel's.
+    """
+    low, high = ends
+    found = ((got >= high - point - 1) & (goal >= got)) | ((got <= low - point + 1) & (goal <= got))
+    most = int(np.abs(got).max(initial=0))
     end = 2 ** most.bit_length() - 1
-    return -end, end, 0
+    if low == 0 or 2 * most > high or most < end:
+        return found
+    narrow = ((got >= end) & (goal >= got)) | ((got <= -end) & (goal <= got))
+    inside = np.where(narrow, 0.0, goal)
+    power = np.maximum(np.square(inside).sum(rest, keepdims=True), 1e-12)
+    slope = (inside * np.where(narrow, 0.0, got)).sum(rest, keepdims=True) / power
+    return np.asarray(found | (narrow & (np.abs(slope - 1) < _FOLLOWS)))
 
 
 def _coarseness(goal: Array, got: Array, rest: tuple[int, ...]) -> Array:
