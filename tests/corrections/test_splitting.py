@@ -155,7 +155,8 @@ def test_a_target_that_holds_the_lowest_code_needs_no_copy_for_it() -> None:
 def test_layers_that_cannot_add_up_copies_are_left_alone() -> None:
     assert found(read(depthwise("uint8"))) == {}
     assert found(read(fully_connected("int8"))) == {}  # nothing beyond 127
-    kept = tf_requant.requantize(net(), "nna_sym8", corrections="splitting", keep="CONV_2D")
+    kept = tf_requant.requantize(net(), "nna_sym8", corrections="splitting", keep=("CONV_2D", "CONV_3D"))
+    assert [w for w in kept.report.warnings if "keep" in w] == ["keep names 'CONV_3D', which matches no op"]
     assert "splitting" not in kept.report.corrections and len(kept.model.main.ops) < 5
 
 

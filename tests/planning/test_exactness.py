@@ -11,6 +11,7 @@ from tf_requant.model.graph import Graph, Model, Op, Tensor
 from tf_requant.model.ops import Activation, fused_activation
 from tf_requant.model.quant import QuantParams
 from tf_requant.plan import ConstantPlan, GraphPlan
+from tf_requant.planning.places import unmatched
 from tf_requant.planning.planner import plan_model
 from tf_requant.planning.wishes import Wishes
 from tf_requant.rewrite.rewriter import apply
@@ -264,6 +265,11 @@ def test_kept_ops_stay_at_the_source_precision_by_code_or_tensor_name():
     add = next(op for op in result.ops if op.code == "ADD")
     seen = [scheme(result.tensors[t].quant) for t in (*add.inputs, *add.outputs)]
     assert seen == [("uint8", 0.031, 117), ("uint8", 0.043, 131), ("uint8", 0.051, 125)]
+
+
+def test_a_pattern_that_matches_no_op_is_told():
+    model = inverted_residual()
+    assert unmatched(model.graphs, ("^ADD$", "logitz", "ad+d")) == ["logitz", "ad+d"]
 
 
 @pytest.mark.parametrize("target", POWER_OF_TWO)

@@ -24,7 +24,7 @@ from tf_requant.pipeline.record import read_record, recorded
 from tf_requant.pipeline.source import ModelSource, Source, Weights, load_source
 from tf_requant.pipeline.widths import asked_widths, choose_widths
 from tf_requant.plan import ACTIVATIONS, Plan
-from tf_requant.planning.places import place_ops
+from tf_requant.planning.places import place_ops, unmatched
 from tf_requant.planning.schemes import activation_dtype, narrowed, weight_limits
 from tf_requant.planning.wishes import Interface, Wishes
 from tf_requant.report import Report, build
@@ -203,7 +203,8 @@ def requantize(
     idle = int4 and not dry_run and not any(t.packed for g in result.graphs for t in g.tensors)
     why = "a codebook's levels have eight" if aim.weight.codebook else "no filter beside int8 activations has codes of four bits"
     nothing = (f"--int4 changed nothing: {why}",) if idle else ()
-    warnings = (*source.warnings, *unproven, *nothing)
+    idle_patterns = (f"keep names {p!r}, which matches no op" for p in unmatched(source.graphs, wishes.keep))
+    warnings = (*source.warnings, *unproven, *nothing, *idle_patterns)
     return Result(result, plan, build(source, result, plan, aim, applied, warnings, notes, widths), loaded, aim)
 
 

@@ -1,6 +1,7 @@
 """Which op runs where, and in which view it sees its tensors."""
 
 import re
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -36,12 +37,22 @@ def place_ops(graph: Graph, target: Target, keep: tuple[str, ...]) -> tuple[OpPl
     return places
 
 
+def unmatched(graphs: Iterable[Graph], keep: tuple[str, ...]) -> list[str]:
+    """The patterns that name no op of a model."""
+    names = [name for graph in graphs for op in graph.ops for name in _names(graph, op)]
+    return [pattern for pattern in keep if not any(re.search(pattern, name) for name in names)]
+
+
+def _names(graph: Graph, op: Op) -> list[str]:
+    """What a pattern may call an op: its code, and the tensors that it writes."""
+    return [op.name, *(graph.tensors[t].name for t in op.outputs if t >= 0)]
+
+
 def _place(graph: Graph, op: Op, target: Target, patterns: list[re.Pattern[str]]) -> OpPlan:
     kept = OpPlan(False, View.SOURCE, View.SOURCE)
     if not any(graph.tensors[t].is_activation for t in (*op.inputs, *op.outputs) if t >= 0):
         return kept.with_(reason="works on float or index tensors")
-    names = [op.name, *(graph.tensors[t].name for t in op.outputs if t >= 0)]
-    if any(p.search(n) for p in patterns for n in names):
+    if any(p.search(n) for p in patterns for n in _names(graph, op)):
         return kept.with_(reason="kept at the source's precision by the user")
     row, dtype = info(op), activation_dtype(target)
     if row is None:
