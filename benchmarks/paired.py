@@ -14,7 +14,7 @@ import numpy as np
 from agreement import CASES, CORE, SHARED, _data, _evaluation
 
 import tf_requant
-from tf_requant.corrections import chosen
+from tf_requant.corrections import SPLITTING, chosen, judged
 from tf_requant.io.tflite import read
 from tf_requant.pipeline.correct import Corrector
 
@@ -26,6 +26,8 @@ def main() -> None:
     options = dict(a[2:].split("=", 1) for a in sys.argv[1:] if a.startswith("--") and "=" in a)
     if set(options) - {"case", "corrections"} or any(a.startswith("--") and "=" not in a for a in sys.argv[1:]):
         sys.exit(__doc__)
+    if SPLITTING in ",".join(options.values()):
+        sys.exit("splitting edits the source, whose tensors are compared here: benchmarks/agreement.py tells what it does")
     name = options.get("case", "mobilenet_v2")
     case, targets = CASES[name], [a for a in sys.argv[1:] if not a.startswith("--")] or list(CORE)
     source = SHARED / "models" / case.model
@@ -37,9 +39,7 @@ def main() -> None:
     for target in targets:
         errors = {}
         for names in (AGAINST, *options.get("corrections", "auto").split(";")):
-            corrector = Corrector(
-                read(source), tf_requant.load_target(target), chosen(names, True), names not in ("auto", "none")
-            )
+            corrector = Corrector(read(source), tf_requant.load_target(target), chosen(names, True), not judged(names))
             plan = corrector.correct(calibration).plan
             every = corrector.samples(replace(unseen, histograms={}, peaks={}), len(unseen))
             errors[names] = 10 * np.log10(len(unseen) * corrector.judged_errors(plan, every) + _TINY)

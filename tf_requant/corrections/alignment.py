@@ -22,15 +22,13 @@ from tf_requant.calibration.statistics import Calibration
 from tf_requant.corrections.channels import picked_channels
 from tf_requant.corrections.scale_search import scale_multiples
 from tf_requant.model.graph import Graph, Model
-from tf_requant.model.ops import info
+from tf_requant.model.ops import info, only_moves
 from tf_requant.model.quant import QuantParams, code_limits
 from tf_requant.numerics.affine import reexpress
 from tf_requant.numerics.integers import limits
 from tf_requant.plan import ActivationPlan, Alignment, ConstantPlan, GraphPlan, Plan
 from tf_requant.targets import Target
 
-_ROUND = ("AVERAGE_POOL_2D", "RESIZE_BILINEAR", "CONCATENATION")
-"""Ops on raw codes that are no mere moves: two average, and in uint8 the last one rescales."""
 _WITHIN = (np.arange(8) + 0.5) / 8 - 0.5
 """Where within a step of the source an accumulator may lie."""
 
@@ -158,11 +156,11 @@ def _exact_tensors(graph: Graph, plan: GraphPlan) -> set[int]:
     """
     found = {t for t in graph.inputs if _keeps(graph, plan, t)}
     for index, op in enumerate(graph.ops):
-        read, row = [t for t in op.inputs if t >= 0 and graph.tensors[t].is_activation], info(op)
-        if not plan.ops[index].on_accelerator or row is None or not read or not found.issuperset(read):
+        read = [t for t in op.inputs if t >= 0 and graph.tensors[t].is_activation]
+        if not plan.ops[index].on_accelerator or not read or not found.issuperset(read):
             continue
         layer = _exact_share(graph, plan, index) == 1 and all(np.all(np.equal(c.step, 1.0)) for c in _constants(plan, index))
-        moves = row.rule == "same" and op.code not in _ROUND and not _constants(plan, index)
+        moves = only_moves(op.code) and not _constants(plan, index)
         if layer or moves:
             found.update(t for t in op.outputs if _keeps(graph, plan, t, written=layer))
     return found

@@ -180,3 +180,17 @@ def required_runtime(op: Op, dtype: str) -> str:
     """The TensorFlow version that introduced the op for codes of this type."""
     row = info(op)
     return "" if row is None or dtype not in ACTIVATION_DTYPES else row.runtimes[ACTIVATION_DTYPES.index(dtype)]
+
+
+_ROUNDING = ("AVERAGE_POOL_2D", "RESIZE_BILINEAR", "CONCATENATION")
+"""Ops on raw codes that round, or (in uint8, CONCATENATION) rescale."""
+
+
+def only_moves(code: str) -> bool:
+    """Whether an op computes nothing: each code that it writes is one that it read, or a zero point.
+
+    >>> only_moves("RESHAPE"), only_moves("AVERAGE_POOL_2D"), only_moves("ADD")
+    (True, False, False)
+    """
+    row = OPS.get(code)
+    return row is not None and row.rule == "same" and code not in _ROUNDING

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from tf_requant.corrections.splitting import split_again
 from tf_requant.io.data import feed
 from tf_requant.model.graph import Model, Tensor
-from tf_requant.model.ops import OPS
+from tf_requant.model.ops import only_moves
 from tf_requant.model.quant import code_limits
 from tf_requant.numerics.affine import code_table, reexpress
 from tf_requant.numerics.arithmetic import Arithmetic
@@ -25,8 +25,6 @@ from tf_requant.validation.layers import LayerStatistics
 
 Values = dict[int, NDArray[Any]]
 _ONE = np.float64(1)
-_AVERAGING = ("AVERAGE_POOL_2D", "RESIZE_BILINEAR", "CONCATENATION")
-"""Ops on raw codes that round, or rescale where the source's kernel does."""
 _RACE = ((16, 16), (64, 6))
 """(samples, layers): after so many samples only so many of the layers that gain most are restored on."""
 
@@ -187,7 +185,8 @@ class Race:
     def __init__(self, pair: Pair) -> None:
         self._pair = pair
         graph = pair.meet.result
-        computing = [i for i in sorted(pair.meet.ops) if not _only_moves(graph.ops[i].code) and pair.can_restore(i)]
+        # Restoring what only moves codes would cut values at the ends of the source's range.
+        computing = [i for i in sorted(pair.meet.ops) if not only_moves(graph.ops[i].code) and pair.can_restore(i)]
         self.found = {index: Restoration() for index in computing} if pair.scores else {}
         self._racing = list(self.found)
         self._samples = 0
@@ -204,12 +203,6 @@ class Race:
         for count, layers in _RACE:
             if self._samples == count:
                 self._racing = sorted(self._racing, key=lambda index: -self.found[index].gain)[:layers]
-
-
-def _only_moves(code: str) -> bool:
-    """Whether an op computes nothing: restoring it would only cut values at the ends of the source's range."""
-    row = OPS.get(code)
-    return row is not None and row.rule == "same" and code not in _AVERAGING
 
 
 def convert(codes: NDArray[Any], old: Tensor, new: Tensor, gain: Gain) -> NDArray[Any]:
